@@ -35,4 +35,4 @@ class Stages:
                 "Run a worker for that region on a task queue of its own",
                 type="WrongRegion",
             )
-        return stage
+        return stage.model_copy(update={"ui_url": self._settings.ui.url})

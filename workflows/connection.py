@@ -1,0 +1,70 @@
+"""The connection to Temporal: the same profiles and environment variables as the ``temporal`` command line."""
+
+from __future__ import annotations
+
+import asyncio
+
+from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+from temporalio.client import Client
+from temporalio.envconfig import ClientConfig
+from temporalio.runtime import Runtime
+from temporalio.service import RPCError
+
+from workflows import search_attributes
+from workflows.plugin import RunbooksPlugin
+
+
+class ConnectionProblem(Exception):
+    """Temporal cannot be used as configured; the message is one line and says what to do."""
+
+
+async def connect(*, patience: float = 5.0, runtime: Runtime | None = None) -> Client:
+    """Connect with the profile of the environment: ``TEMPORAL_ADDRESS``, ``TEMPORAL_PROFILE``, ``TEMPORAL_API_KEY`` ...
+
+    Args:
+        patience: Seconds to keep trying, for a server that is just starting.
+
+    Raises:
+        ConnectionProblem: nothing answers, or the profile is wrong.
+    """
+    try:
+        config = ClientConfig.load_client_connect_config()
+    except Exception as error:
+        raise ConnectionProblem(f"the Temporal profile cannot be read: {error}") from None
+    config.setdefault("target_host", "localhost:7233")
+    address, namespace = config["target_host"], config.get("namespace") or "default"
+    deadline = asyncio.get_running_loop().time() + patience
+    while True:
+        try:
+            client = await Client.connect(**config, plugins=[RunbooksPlugin()], runtime=runtime)
+            await client.count_workflows()
+        except (RPCError, RuntimeError) as error:
+            if isinstance(error, RPCError) and "amespace" in str(error):
+                raise ConnectionProblem(
+                    f"Temporal at {address} has no namespace {namespace!r}: {error.message}"
+                ) from None
+            if asyncio.get_running_loop().time() < deadline:
+                await asyncio.sleep(0.3)
+                continue
+            raise ConnectionProblem(
+                f"Temporal does not answer at {address} (namespace {namespace}): start it, or set TEMPORAL_ADDRESS"
+            ) from None
+        return client
+
+
+async def require_search_attributes(client: Client) -> None:
+    """Fail now rather than in the middle of a run: an unregistered search attribute blocks a workflow for good.
+
+    Raises:
+        ConnectionProblem: some are missing; the message holds the command that registers them.
+    """
+    answer = await client.operator_service.list_search_attributes(
+        ListSearchAttributesRequest(namespace=client.namespace)
+    )
+    missing = [key.name for key in search_attributes.ALL if key.name not in answer.custom_attributes]
+    if missing:
+        flags = " ".join(f"--name {name} --type Keyword" for name in missing)
+        raise ConnectionProblem(
+            f"namespace {client.namespace} lacks the search attributes {', '.join(missing)}. "
+            f"Register them: temporal operator search-attribute create {flags}"
+        )

@@ -1,0 +1,47 @@
+"""One object that makes client, worker and replayer agree on conversion, sandbox and the list of workflows."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from temporalio.converter import DataConverter
+from temporalio.plugin import SimplePlugin
+from temporalio.worker import WorkflowRunner
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+
+from workflows.catalog import WORKFLOWS
+from workflows.converter import data_converter
+
+PASS_THROUGH = (
+    # Interfaces and plain models. Loading them once instead of once a run keeps the start of a run cheap.
+    "activities",
+    "workflows.converter",
+    "workflows.details",
+    "workflows.gates",
+    "workflows.model",
+    "workflows.policy",
+    "workflows.search_attributes",
+)
+
+
+def _converter(_existing: DataConverter | None) -> DataConverter:
+    return data_converter
+
+
+def _runner(existing: WorkflowRunner | None) -> WorkflowRunner:
+    if isinstance(existing, SandboxedWorkflowRunner):
+        restrictions = existing.restrictions.with_passthrough_modules(*PASS_THROUGH)
+        return dataclasses.replace(existing, restrictions=restrictions)
+    return existing or SandboxedWorkflowRunner()
+
+
+class RunbooksPlugin(SimplePlugin):
+    """Give it to ``Client.connect``, and every worker made from that client has it too; give it to a ``Replayer``."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "operational-runbooks",
+            data_converter=_converter,
+            workflow_runner=_runner,
+            workflows=WORKFLOWS,
+        )

@@ -1,0 +1,99 @@
+"""Every time-out and retry of the product, each with its reason. Workflows name a preset; none sets a number inline."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TypedDict
+
+from temporalio.common import RetryPolicy
+from temporalio.workflow import ActivityCancellationType
+
+
+class ActivityOptions(TypedDict, total=False):
+    """The subset of activity options that a preset may set."""
+
+    start_to_close_timeout: timedelta
+    schedule_to_close_timeout: timedelta
+    heartbeat_timeout: timedelta
+    retry_policy: RetryPolicy
+    cancellation_type: ActivityCancellationType
+
+
+_STEADY = RetryPolicy(
+    initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(seconds=20)
+)
+"""Quick at first because most faults are short, never slower than 20 s because somebody is waiting in an outage."""
+
+LOOK: ActivityOptions = {
+    # One read of an outside system. Ten minutes of trying outlasts a failover; a longer outage is the operator's news.
+    "start_to_close_timeout": timedelta(seconds=30),
+    "schedule_to_close_timeout": timedelta(minutes=10),
+    "retry_policy": _STEADY,
+}
+
+WATCH: ActivityOptions = {
+    # A look that polls until something holds. Its patience is in its input; the heartbeat finds a dead worker.
+    "start_to_close_timeout": timedelta(hours=2),
+    "heartbeat_timeout": timedelta(seconds=30),
+    "retry_policy": _STEADY,
+}
+
+CHANGE: ActivityOptions = {
+    # One quick change (an alias, a setting). If cancelled, wait for its outcome: undo must know what happened.
+    "start_to_close_timeout": timedelta(minutes=1),
+    "schedule_to_close_timeout": timedelta(minutes=15),
+    "retry_policy": _STEADY,
+    "cancellation_type": ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+}
+
+DEPLOY: ActivityOptions = {
+    # A deployment takes minutes and heartbeats while it waits, so that a dead worker is noticed within 20 s.
+    "start_to_close_timeout": timedelta(minutes=45),
+    "schedule_to_close_timeout": timedelta(hours=2),
+    "heartbeat_timeout": timedelta(seconds=20),
+    "retry_policy": _STEADY,
+    "cancellation_type": ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+}
+
+UNDO: ActivityOptions = {
+    # No limit on attempts or time: what was begun is put back, however long the outside system is away.
+    "start_to_close_timeout": timedelta(minutes=45),
+    "heartbeat_timeout": timedelta(minutes=2),
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(minutes=1)
+    ),
+}
+
+ANNOUNCE: ActivityOptions = {
+    # People are told quickly or the timeline says that they were not: an announcement never holds a recovery up.
+    "start_to_close_timeout": timedelta(seconds=30),
+    "schedule_to_close_timeout": timedelta(minutes=1),
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(seconds=1),
+        backoff_coefficient=2,
+        maximum_interval=timedelta(seconds=10),
+        maximum_attempts=3,
+    ),
+}
+
+RECORD: ActivityOptions = {
+    # The record outlives the run, so it is worth an hour of trying; the run's result stands without it.
+    "start_to_close_timeout": timedelta(minutes=1),
+    "schedule_to_close_timeout": timedelta(hours=1),
+    "retry_policy": _STEADY,
+}
+
+LOCK: ActivityOptions = {
+    # A call to Temporal itself, which answers in milliseconds or is away altogether.
+    "start_to_close_timeout": timedelta(seconds=15),
+    "retry_policy": _STEADY,
+}
+
+LOCK_REMINDER = timedelta(minutes=1)
+"""How often a queued run asks for its lock again, should the lock's own run have been terminated by hand."""
+
+LOCK_CHECK = timedelta(seconds=30)
+"""How often the lock looks whether its holder still runs, while somebody is queued."""
+
+SHORTENED_TIMELINE = 400
+"""Timeline entries kept in a run; older ones are counted, and stand in the history."""

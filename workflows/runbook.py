@@ -1,0 +1,290 @@
+"""The frame of every runbook: steps, gates, waits, undo, checklist, and how a run begins and ends.
+
+A runbook is a subclass with a ``spec`` and a ``procedure`` that reads top to bottom like the operational document::
+
+    @workflow.defn(name="QuickRollback")
+    class QuickRollback(Runbook[QuickRollbackInput]):
+        spec = RunbookSpec(...)
+
+        @workflow.run
+        async def run(self, *payload: Any) -> RunbookResult:
+            return await self.conduct(payload)
+
+        async def procedure(self, inp: QuickRollbackInput) -> str:
+            target = await self.look("identify", Deployments.find_target, FindTarget(...))
+            ...
+
+``run`` takes whatever was typed, because input that Temporal cannot decode would hold the run for ever; ``conduct``
+reads it and fails the run at once with a message that names the field.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar, cast
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
+
+from activities.locks import LockRequest, Locks
+from activities.reports import Reports, RunRecord
+from activities.stages import Stages
+from workflows import policy, search_attributes
+from workflows.asking import Asking
+from workflows.model import (
+    ChecklistItem,
+    Kind,
+    Outcome,
+    Phase,
+    RunbookInput,
+    RunbookResult,
+    State,
+    Step,
+    StepSpec,
+)
+from workflows.operator import BadMessage, read
+from workflows.steps import Stopped, Undo, describe
+
+__all__ = ["Runbook", "RunbookSpec", "Stopped", "Undo"]
+
+I = TypeVar("I", bound=RunbookInput)  # noqa: E741
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class RunbookSpec:
+    """What the catalog, the CLI and the screen know of a runbook before it runs."""
+
+    input: type[RunbookInput]
+    when: str
+    steps: tuple[StepSpec, ...]
+    checklist: tuple[tuple[str, str], ...]
+    gates: tuple[tuple[str, str], ...]
+    example: dict[str, Any]
+    changes: bool = True
+
+
+class Runbook(Asking[I]):
+    """Base of every runbook workflow."""
+
+    spec: ClassVar[RunbookSpec]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock_asked = False
+
+    @abstractmethod
+    async def procedure(self, inp: I) -> str:
+        """The procedure, one line a step. Returns the summary of a success in one line."""
+
+    # --- beginning and end --------------------------------------------------------------------------------------
+
+    async def conduct(self, payload: Sequence[Any]) -> RunbookResult:
+        """Read the input, follow the procedure, undo on failure, and close with the record."""
+        self.inp = inp = self._read_input(payload)
+        self._begin(inp)
+        self._body = asyncio.create_task(self._whole(inp), name="procedure")
+        if self._aborted is not None:
+            self._body.cancel()
+        try:
+            summary = await self._body
+        except (FailureError, asyncio.CancelledError) as error:
+            outcome, message, kind = self._explain(error)
+            return await self._shielded(self._end_badly(error, outcome, message, kind))
+        outcome = Outcome.DRY_RUN if inp.dry_run else Outcome.COMPLETED
+        return await self._shielded(self._close(outcome, summary))
+
+    def _read_input(self, payload: Sequence[Any]) -> I:
+        try:
+            return cast(I, read(self.spec.input, payload))
+        except BadMessage as error:
+            example = self.spec.input.model_validate(self.spec.example).model_dump_json(exclude_defaults=True)
+            raise Stopped(f"{workflow.info().workflow_type} {error}. Example: {example}", "BadInput") from None
+
+    def _begin(self, inp: I) -> None:
+        state = self.state
+        state.stage, state.reason, state.requested_by = inp.stage, inp.reason, inp.requested_by
+        state.dry_run = inp.dry_run
+        state.steps = [Step(id=s.id, title=s.title, kind=s.kind) for s in self.spec.steps]
+        state.checklist = [ChecklistItem(id=key, text=text) for key, text in self.spec.checklist]
+        attributes = [search_attributes.STAGE.value_set(inp.stage)]
+        if inp.severity:
+            attributes.append(search_attributes.SEVERITY.value_set(inp.severity))
+        workflow.upsert_search_attributes(attributes)
+        self.say(f"asked for: {inp.reason}", who=inp.requested_by, source="person")
+
+    async def _whole(self, inp: I) -> str:
+        self._enter(Phase.LOOKING)
+        self.stage = await self._run_activity("resolve-stage", f"what is {inp.stage}?", Stages.resolve, inp.stage)
+        if self.spec.changes and not inp.dry_run:
+            await self._take_lock(inp)
+        return await self.procedure(inp)
+
+    def _explain(self, error: BaseException) -> tuple[Outcome, str, str]:
+        """How the run ends, what to say, and the type of the failure."""
+        if self._aborted is not None:
+            why = f": {self._aborted.reason}" if self._aborted.reason else ""
+            return Outcome.ABORTED, f"aborted by {self._aborted.by}{why}", "Aborted"
+        if isinstance(error, Stopped):
+            rejected = error.type in ("Rejected", "GateExpired")
+            return Outcome.REJECTED if rejected else Outcome.FAILED, error.message, error.type or "Failed"
+        if isinstance(error, asyncio.CancelledError) or is_cancelled_exception(error):
+            return Outcome.CANCELLED, "cancelled", "Cancelled"
+        message, kind = describe(error)
+        return Outcome.FAILED, message, kind
+
+    async def _end_badly(self, error: BaseException, outcome: Outcome, message: str, kind: str) -> RunbookResult:
+        self.say(message, level="error")
+        began = bool(self._undos)
+        await self._undo_all()
+        if self.state.left_undone:
+            message += f". NOT put back: {'; '.join(self.state.left_undone)}"
+            kind = "LeftUndone"
+        elif began:
+            message += ". Everything that was begun has been undone"
+        elif self.spec.changes:
+            message += ". Nothing had been changed"
+        result = await self._close(outcome, message)
+        if outcome is Outcome.CANCELLED and not self.state.left_undone:
+            raise asyncio.CancelledError(message)
+        raise ApplicationError(message, result, type=kind, non_retryable=True)
+
+    async def _close(self, outcome: Outcome, summary: str) -> RunbookResult:
+        state = self.state
+        for step in state.steps:
+            if step.state is State.PENDING:
+                step.state = State.SKIPPED
+        for item in state.checklist:
+            if not item.done and item.note is None:
+                item.note = "the run ended before it" if outcome is not Outcome.DRY_RUN else "dry run"
+        if outcome not in (Outcome.COMPLETED, Outcome.DRY_RUN):
+            self.announce("close", f"{state.runbook} on {state.stage}: {outcome}", summary, severity="error")
+        await self._settle_background()
+        if self._lock_asked:
+            await self._release_lock()
+        state.outcome, state.summary = outcome, summary
+        self._enter(Phase.CLOSED)
+        self.say(f"{outcome}: {summary}")
+        await self._record()
+        approvals = [approval for gate in state.gates for approval in gate.approvals]
+        return RunbookResult(
+            runbook=state.runbook,
+            outcome=outcome,
+            summary=summary,
+            stage=state.stage or "?",
+            facts=self.facts,
+            checklist=state.checklist,
+            approvals=approvals,
+            would_change=self._would,
+            left_undone=state.left_undone,
+            report=state.report,
+        )
+
+    async def _record(self) -> None:
+        record = RunRecord(
+            stage=self.state.stage or "unknown",
+            workflow_id=self.state.workflow_id,
+            run_id=self.state.run_id,
+            state=self.state.model_dump(mode="json"),
+            facts=self.facts,
+        )
+        try:
+            self.state.report = await self._run_activity(
+                "record", "write the report", Reports.write, record, policy.RECORD
+            )
+        except ActivityError as error:
+            self.say(f"the report could not be written: {describe(error)[0]}", level="error")
+        self.refresh()
+
+    # --- undo ---------------------------------------------------------------------------------------------------
+
+    async def _undo_all(self) -> None:
+        """Put everything back, last first, each as a step of its own, with no limit of time."""
+        self._undoing = True
+        if not self._undos:
+            return
+        self._enter(Phase.UNDOING)
+        while self._undos:
+            step_id, undo = self._undos.pop()
+            step = self._find_step(f"undo-{step_id}", undo.title, Kind.UNDO)
+            step.state, step.started_at = State.RUNNING, workflow.now()
+            self.refresh()
+            try:
+                result = await self._run_activity(step.id, undo.title, undo.activity, undo.argument, policy.UNDO)
+                self._keep(step, result)
+                step.state = State.DONE
+                if changed := self.state.step(step_id):
+                    changed.state = State.UNDONE
+                self.say(f"undone: {undo.title}")
+            except ActivityError as error:
+                step.state, step.summary = State.FAILED, describe(error)[0]
+                told = f"{', '.join(self.stage.channels.chat)} and the record"
+                self.state.left_undone.append(f"{undo.title}: {step.summary} (told: {told})")
+                self.say(f"COULD NOT UNDO {undo.title}: {step.summary}", level="error")
+                self.announce(
+                    f"undo-{step_id}", f"Could not undo: {undo.title}", step.summary or "", severity="critical"
+                )
+            step.ended_at = workflow.now()
+
+    def undone_by_design(self) -> None:
+        """The changes made so far are final: what comes after no longer undoes them."""
+        self._undos.clear()
+
+    async def _shielded(self, work: Coroutine[Any, Any, R]) -> R:
+        """Finish ``work`` whatever is cancelled meanwhile: a cancel must not stop an undo half-way."""
+        task = asyncio.create_task(work)
+        while not task.done():
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError:
+                if task.done():
+                    break
+                self.say("cancelled while closing: the closing goes on", level="warning")
+            except FailureError:
+                break
+        return task.result()
+
+    # --- the stage's lock ---------------------------------------------------------------------------------------
+
+    def _lock_request(self) -> LockRequest:
+        info = workflow.info()
+        return LockRequest(
+            stage=self.stage.name,
+            workflow_id=info.workflow_id,
+            run_id=info.run_id,
+            runbook=info.workflow_type,
+            ahead=self.inp.incident is not None,
+        )
+
+    async def _take_lock(self, inp: I) -> None:
+        self._enter(Phase.QUEUED)
+        self._lock_asked = True
+        asked = 0
+        while not self.state.lock.held:
+            asked += 1
+            suffix = f"-{asked}" if asked > 1 else ""
+            await self._run_activity(
+                f"lock{suffix}", f"take {inp.stage} for this run", Locks.request, self._lock_request(), policy.LOCK
+            )
+            try:
+                await workflow.wait_condition(
+                    lambda: self.state.lock.held,
+                    timeout=policy.LOCK_REMINDER,
+                    timeout_summary=f"ask again for the lock of {inp.stage}",
+                )
+            except TimeoutError:
+                continue
+        self.say(f"has {inp.stage} to itself")
+        self._enter(Phase.LOOKING)
+
+    async def _release_lock(self) -> None:
+        try:
+            await self._run_activity(
+                "unlock", f"give {self.stage.name} back", Locks.release, self._lock_request(), policy.LOCK
+            )
+        except ActivityError as error:
+            # The lock finds out by itself that this run has ended.
+            workflow.logger.warning("lock not released: %s", describe(error)[0])
