@@ -7,7 +7,7 @@ a few seconds, so that Temporal owns the retries and a step never hangs inside a
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import boto3
 import httpx
@@ -28,12 +28,6 @@ if TYPE_CHECKING:
     from mypy_boto3_sts import STSClient
 
 _CONFIG = Config(connect_timeout=3, read_timeout=20, retries={"max_attempts": 1, "mode": "standard"})
-
-
-class Resolver(Protocol):
-    """Turns a secret's reference into its value, at the moment of use and nowhere else."""
-
-    def resolve(self, ref: str) -> str: ...
 
 
 class Aws:

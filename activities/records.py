@@ -1,7 +1,7 @@
 """The records store: one S3 bucket for the deploy ledger, saved templates, logs and reports.
 
-It is independent of the database, which may be the thing that is down. Every key is derived from what it holds (an id, a
-time, a hash), so that writing the same thing again changes nothing.
+It is independent of the database, which may be the thing that is down. Every key is derived from what it holds (an id,
+a time, a hash), so that writing the same thing again changes nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from datetime import UTC
 from typing import TYPE_CHECKING, TypeVar
 
 import botocore.exceptions
@@ -163,7 +164,7 @@ class DeployLedger:
 
 def ledger_key(entry: LedgerEntry) -> str:
     """Where an entry is kept: S3 lists keys in ascending order, so the time counts down to put the newest first."""
-    moment = entry.deployed_at
+    moment = entry.deployed_at.astimezone(UTC)
     countdown = 10**13 - round(moment.timestamp() * 1000)
     name = re.sub(r"[^\w.-]+", "-", entry.id or entry.release)
     return f"ledger/{entry.stage}/{countdown:013d}-{moment:%Y%m%dT%H%M%S}-{name}.json"

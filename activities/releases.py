@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, Field
@@ -169,7 +169,7 @@ def previous_good(
                 continue
             return Choice(
                 release=facts,
-                source=f"deploy ledger, entry of {entry.deployed_at:%Y-%m-%d %H:%M} UTC",
+                source=f"deploy ledger, entry of {_when(entry)}",
                 recorded_good=True,
             )
     ceiling = int(current.version) if current.version and current.version.isdigit() else None
@@ -194,7 +194,7 @@ def named(
         entry = matching[0]
         return Choice(
             release=with_version(entry.facts(), versions),
-            source=f"named by the operator; deploy ledger, entry of {entry.deployed_at:%Y-%m-%d %H:%M} UTC",
+            source=f"named by the operator; deploy ledger, entry of {_when(entry)}",
             recorded_good=entry.status == "succeeded",
         )
     for published in sorted(versions, key=lambda v: int(v.version), reverse=True):
@@ -216,6 +216,10 @@ def with_version(facts: ReleaseFacts, versions: Sequence[PublishedVersion]) -> R
         if is_live(facts, published.facts()):
             return facts.model_copy(update={"version": published.version})
     return facts
+
+
+def _when(entry: LedgerEntry) -> str:
+    return f"{entry.deployed_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _is_entry_of(entry: LedgerEntry, current: ReleaseFacts) -> bool:
