@@ -25,18 +25,18 @@ GRACE = 5.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+_LIBC = ctypes.CDLL(None)
+
+
 class _Stop(Exception):
     """The part shall end."""
 
 
 def main(owner: int, command: list[str]) -> NoReturn:
     signal.signal(signal.SIGTERM, _on_stop)
-    libc = ctypes.CDLL(None)
     child: subprocess.Popen[bytes] | None = None
     try:
-        # Without the guard nobody would end the part: the kernel kills it when the guard dies. The part is started from
-        # the main thread, which lives as long as the guard: the kernel's signal is tied to the starting thread.
-        child = subprocess.Popen(command, preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
+        child = subprocess.Popen(command, preexec_fn=die_with_parent)
         if owner:
             threading.Thread(target=_stop_after, args=(owner,), daemon=True).start()
         code = child.wait()
@@ -52,6 +52,11 @@ def main(owner: int, command: list[str]) -> NoReturn:
         # The guard goes with its group: this is its own end, too.
         os.killpg(os.getpid(), signal.SIGKILL)
     raise AssertionError("a process cannot outlive SIGKILL")
+
+
+def die_with_parent() -> None:
+    """Run in a new child before its program: the kernel kills it as soon as the thread that started it is gone."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

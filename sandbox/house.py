@@ -1,75 +1,39 @@
-"""The supervisor of the sandbox: starts, watches and stops every part as a process on loopback.
+"""One sandbox: a stand-in for production on loopback, with its AWS, database, people and two deployed stages.
 
-``House(Path(".sandbox"))`` is one sandbox. Everything it keeps lies below that directory; several can stand side
-by side on one machine. A sandbox is *attached* to the process that brought it up and ends with it, however that ends,
-or is *detached* and stays up until :meth:`House.down`.
+``House(Path(".sandbox"))`` keeps everything below that directory; several can stand side by side on one machine. A
+sandbox is *attached* to the process that brought it up and ends with it, however that ends, or is *detached* and stays
+up until :meth:`House.down`.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pymongo.errors
+from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import ValidationError
 
-from sandbox import mongodb, ports, processes
-from sandbox.parts import PARTS, NotInstalledError, NotReadyError, Part, Site, base_environment, program
-from sandbox.processes import Identity
-from sandbox.state import Layout, State, Vault
+from activities.releases import LedgerEntry
+from sandbox import connections, mongodb, processes
+from sandbox.api import data
+from sandbox.api.releases import CATALOGUE
+from sandbox.cloud import Cloud, CloudError
+from sandbox.hub.faults import Fault
+from sandbox.parts import PARTS, Site
+from sandbox.state import STAGES, Layout, State, Vault
+from sandbox.supervisor import HouseError, PartStatus, Supervisor, Timing
+from sandbox.traffic import Traffic
+
+__all__ = ["DEFAULT_DIRECTORY", "House", "HouseError", "PartStatus", "Timing"]
 
 DEFAULT_DIRECTORY = Path(".sandbox")
-
-_START_SECONDS = 30.0
-_POLL = 0.05
-_WATCH_SECONDS = 0.5
-_TAIL_BYTES = 4096
-_NOT_YET = (httpx.HTTPError, pymongo.errors.PyMongoError, OSError, NotReadyError, KeyError, ValueError)
-
-
-class HouseError(Exception):
-    """The sandbox cannot do what was asked. One readable line that says what to do."""
-
-
-@dataclass(frozen=True)
-class PartStatus:
-    name: str
-    state: Literal["running", "not answering", "crashed", "stopped"]
-    ports: Mapping[str, int]
-    pid: int | None = None
-    """The guard at the head of the part's session."""
-    note: str = ""
-    """Of a crashed or silent part: the end of its log in one line."""
-
-
-@dataclass
-class Timing:
-    """How long bringing the sandbox up took, in seconds; parts start side by side, so they do not add up."""
-
-    steps: dict[str, float] = field(default_factory=dict)
-    total: float = 0.0
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        begun = time.monotonic()
-        yield
-        self.steps[name] = time.monotonic() - begun
-
-    def table(self) -> str:
-        rows = [*self.steps.items(), ("ready", self.total)]
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name:<{width}}  {seconds:6.2f} s" for name, seconds in rows)
 
 
 class House:
@@ -84,8 +48,7 @@ class House:
         if not Path("/proc/self/stat").exists():
             raise HouseError("the sandbox needs Linux: it tells its processes apart by what stands in /proc")
         self.layout = Layout(directory)
-        self._say = say
-        self._children: list[subprocess.Popen[bytes]] = []
+        self._supervisor = Supervisor(self.layout, say, self._furnish)
 
     def __enter__(self) -> House:
         return self
@@ -93,12 +56,7 @@ class House:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # A sandbox that was already up, or is meant to stay, is not this block's to end.
-        state = State.read(self.layout.state)
-        if state and state.owner == _this_process():
-            self.down()
-
-    # --- up ---------------------------------------------------------------------------------------------------------
+        self._supervisor.down_if_owned()
 
     def up(
         self, parts: Collection[str] = tuple(PARTS), ports: Mapping[str, int] | None = None, *, attached: bool = True
@@ -114,217 +72,168 @@ class House:
         Raises:
             HouseError: a part cannot start, or a named port is taken. What this call started is stopped again.
         """
-        wanted, asked = self._checked(parts, ports or {})
-        begun = time.monotonic()
-        timing = Timing()
-        self.layout.create()
-        with self.layout.locked():
-            state = self._settle_leftovers() or State(
-                boot=processes.boot_id(),
-                started_at=datetime.now(UTC),
-                owner=_this_process() if attached else None,
-            )
-            missing = [part for part in wanted if part.name not in state.parts]
-            self._choose_ports(state, wanted, missing, asked)
-            if not missing:
-                self._say(f"the sandbox is already up, since {state.started_at:%Y-%m-%d %H:%M:%S} UTC")
-            elif state.parts:
-                self._say(f"the sandbox is up, but for {', '.join(part.name for part in missing)}: starting that")
-            try:
-                self._start(state, missing, timing)
-            except BaseException:
-                self._stop(state, [part.name for part in missing])
-                raise
-        timing.total = time.monotonic() - begun
-        return timing
-
-    def _checked(self, names: Collection[str], asked: Mapping[str, int]) -> tuple[list[Part], Mapping[str, int]]:
-        unknown = [name for name in names if name not in PARTS]
-        if unknown:
-            raise HouseError(f"there is no part {unknown[0]}. The parts are {', '.join(PARTS)}")
-        wanted = [part for part in PARTS.values() if part.name in names]
-        known = [port for part in wanted for port in part.ports]
-        for port in asked:
-            if port not in known:
-                raise HouseError(f"there is no port {port} to choose. The ports are {', '.join(known)}")
-        return wanted, asked
-
-    def _settle_leftovers(self) -> State | None:
-        """What still runs of the recorded state. Whatever lost its owner or its leader is ended first."""
-        state = State.read(self.layout.state)
-        if state is None or state.boot != processes.boot_id():
-            return None
-        orphaned = state.owner is not None and not processes.alive(state.owner)
-        dead = [name for name, leader in state.parts.items() if orphaned or not processes.alive(leader)]
-        self._stop(state, dead)
-        return state if state.parts else None
-
-    def _choose_ports(self, state: State, wanted: list[Part], missing: list[Part], asked: Mapping[str, int]) -> None:
-        for part in wanted:
-            for name, preferred in part.ports.items():
-                if part not in missing:
-                    if asked.get(name) not in (None, 0, state.ports[name]):
-                        raise HouseError(
-                            f"{name} already runs on port {state.ports[name]}. Bring the sandbox down to change that"
-                        )
-                    continue
-                try:
-                    state.ports[name] = self._port(name, preferred, state.ports, asked)
-                except ports.PortTakenError as error:
-                    raise HouseError(str(error)) from None
-
-    def _port(self, name: str, preferred: int, given: Mapping[str, int], asked: Mapping[str, int]) -> int:
-        if name in asked:
-            return ports.exactly(asked[name], name)
-        # A part that is started again keeps its port, because others have been told of it.
-        before = given.get(name, preferred)
-        others = {port for other, port in given.items() if other != name} | set(asked.values())
-        chosen = ports.next_free(before, others)
-        if chosen != before:
-            self._say(f"port {before} is taken by {ports.owner(before) or 'another process'}: {name} is on {chosen}")
-        return chosen
-
-    def _start(self, state: State, missing: list[Part], timing: Timing) -> None:
-        site = Site(self.layout, state.ports, Vault.open(self.layout.vault))
-        # The database comes last: making its storage takes a moment, in which the others start already.
-        for part in sorted(missing, key=lambda part: part.name == "mongodb"):
-            if part.name == "mongodb":
-                with timing.step("mongodb storage"):
-                    self._create_mongodb_storage(site)
-            try:
-                state.parts[part.name] = self._spawn(part.name, part.command(site), part.environment(site), state.owner)
-            except NotInstalledError as error:
-                raise HouseError(str(error)) from None
-            state.write(self.layout.state)
-        given_up = threading.Event()
-        with ThreadPoolExecutor(max_workers=len(PARTS)) as pool:
-            try:
-                waits = [
-                    pool.submit(self._wait, part, site, state.parts[part.name], timing, given_up) for part in missing
-                ]
-                for wait in as_completed(waits):
-                    wait.result()
-            finally:
-                given_up.set()  # so that one that fails, or Ctrl-C, does not wait for the others
-
-    def _spawn(self, name: str, command: list[str], environment: dict[str, str], owner: Identity | None) -> Identity:
-        leader, child = processes.start(
-            command, environment=base_environment() | environment, log=self.layout.log(name), owner=owner
-        )
-        self._children.append(child)
-        return leader
-
-    def _create_mongodb_storage(self, site: Site) -> None:
-        def run(directory: Path) -> tuple[int, Callable[[], None]]:
-            port = ports.any_free()
-            command = mongodb.command(program(mongodb.PROGRAM), port, directory, auth=False)
-            # Asks for no password: ends with this process in any case.
-            leader = self._spawn("mongodb", command, {}, _this_process())
-            return port, lambda: processes.stop([leader])
-
-        mongodb.create_storage(self.layout.data / "mongodb", site.vault, run)
-
-    def _wait(self, part: Part, site: Site, leader: Identity, timing: Timing, given_up: threading.Event) -> None:
-        deadline = time.monotonic() + _START_SECONDS
-        with timing.step(part.name):
-            while not given_up.wait(_POLL):
-                if not processes.alive(leader):
-                    raise HouseError(f"{part.name} ended while it started: {self._log_end(part.name)}")
-                try:
-                    part.ready(site)
-                    return
-                except _NOT_YET as error:
-                    if time.monotonic() > deadline:
-                        raise HouseError(
-                            f"{part.name} did not answer within {_START_SECONDS:.0f} s ({type(error).__name__}). "
-                            f"See {self.layout.log(part.name)}"
-                        ) from None
-
-    # --- down, status, watch ----------------------------------------------------------------------------------------
+        return self._supervisor.up(parts, ports or {}, attached=attached)
 
     def down(self) -> list[str]:
-        """Stop every part, whoever started it. Nothing of it is left running. Data stays; AWS keeps none.
+        """Stop every part, whoever started it, and whatever it started. Data stays, but AWS keeps none.
 
         Returns:
             The names of the parts that were there to stop.
         """
-        if not self.layout.state.exists():
-            return []
-        with self.layout.locked():
-            state = State.read(self.layout.state)
-            if state is None or state.boot != processes.boot_id():
-                self.layout.state.unlink(missing_ok=True)
-                return []
-            stopped = list(state.parts)
-            self._stop(state, stopped)
-        return stopped
-
-    def _stop(self, state: State, names: Collection[str]) -> None:
-        processes.stop(state.parts[name] for name in names if name in state.parts)
-        state.parts = {name: leader for name, leader in state.parts.items() if name not in names}
-        if state.parts:
-            state.write(self.layout.state)
-        else:
-            self.layout.state.unlink(missing_ok=True)
-        for child in self._children:
-            child.poll()
+        return self._supervisor.down()
 
     def status(self) -> list[PartStatus]:
         """How each part does, asked now. A part that was started and is gone is ``crashed``."""
-        state = State.read(self.layout.state)
-        if state is None or state.boot != processes.boot_id():
-            return [PartStatus(name, "stopped", {}) for name in PARTS]
-        site = Site(self.layout, state.ports, Vault.open(self.layout.vault))
-        with ThreadPoolExecutor(max_workers=len(PARTS)) as pool:
-            return list(pool.map(lambda part: self._status(part, site, state.parts.get(part.name)), PARTS.values()))
-
-    def _status(self, part: Part, site: Site, leader: Identity | None) -> PartStatus:
-        if leader is None:
-            return PartStatus(part.name, "stopped", {})
-        own = {name: site.ports[name] for name in part.ports}
-        if not processes.alive(leader):
-            return PartStatus(part.name, "crashed", own, note=self._log_end(part.name))
-        try:
-            part.ready(site)
-        except _NOT_YET as error:
-            note = f"{type(error).__name__}: {self._log_end(part.name)}"
-            return PartStatus(part.name, "not answering", own, leader.pid, note)
-        return PartStatus(part.name, "running", own, leader.pid)
+        return self._supervisor.status()
 
     def watch(self) -> None:
         """Stay until Ctrl-C, SIGTERM, or somebody else's ``down``; say once of each part that it crashed.
 
         Call it from the main thread, inside ``with House(...)``, which then brings the sandbox down.
         """
-        ended = threading.Event()
-        before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-        crashed: set[Identity] = set()
-        try:
-            while not ended.wait(_WATCH_SECONDS):
-                state = State.read(self.layout.state)
-                if state is None:
-                    return
-                for name, leader in state.parts.items():
-                    if not processes.alive(leader) and leader not in crashed:
-                        crashed.add(leader)
-                        self._say(f"{name} crashed: {self._log_end(name)}. Start it again with another 'up'")
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        self._supervisor.watch()
 
-    def _log_end(self, name: str) -> str:
-        """The last two lines of a part's log: its own last word and what the guard says about its end."""
-        try:
-            with self.layout.log(name).open("rb") as log:
-                log.seek(max(0, log.seek(0, 2) - _TAIL_BYTES))
-                lines = log.read().decode(errors="replace").splitlines()
-        except FileNotFoundError:
-            return "it left no log"
-        return " | ".join([line.strip() for line in lines if line.strip()][-2:]) or "its log is empty"
+    def environment(self) -> dict[str, str]:
+        """The whole environment of a process that works on this sandbox: the worker, the command line, ``sst``.
+
+        Raises:
+            HouseError: the sandbox is not up.
+        """
+        return connections.environment(self._site())
+
+    def deploy(self, stage: str, release: str = "good", **faults: Any) -> LedgerEntry:
+        """Deploy a release to a stage and write it into the deploy ledger.
+
+        Args:
+            release: a name from :data:`sandbox.api.releases.CATALOGUE`.
+            faults: what else shall be wrong with it, as in :class:`sandbox.api.releases.Faults`.
+
+        Raises:
+            HouseError: no such stage, release or fault, or the deployment failed.
+        """
+        chosen = CATALOGUE.get(release)
+        if chosen is None:
+            raise HouseError(f"there is no release {release}. The releases are {', '.join(CATALOGUE)}")
+        with _one_line(f"could not deploy {release} to {stage}"):
+            wanted = chosen.with_faults(f"{release}-with-faults", **faults) if faults else chosen
+            return Cloud(self._site("aws")).deploy(self._stage(stage), wanted)
+
+    def fault(self, target: str, mode: str = "http", **options: Any) -> None:
+        """Make something fail until :meth:`mend`.
+
+        A fault of the API itself is a deployment: see :meth:`deploy`.
+
+        Args:
+            target: ``index/<stage>`` drops the index that the API's list of sessions needs. Anything else is a service
+                of the hub (``slack``, ``pagerduty``, ``webhook``, ``github``, ``jira``, ``atlas``), or one name in it.
+            mode: how the service fails, with its ``options``, as in :class:`sandbox.hub.faults.Fault`.
+
+        Raises:
+            HouseError: no such target, mode or option.
+        """
+        kind, _, name = target.partition("/")
+        with _one_line(f"could not make {target} fail"):
+            if kind == "index":
+                data.drop_list_index(self._database_uri(name))
+                return
+            # The switch knows its own modes and options, and says what is wrong with others.
+            switch = Fault.model_validate({"target": target, "mode": mode, **options})
+            self._hub("POST", "/_control/fail", switch.model_dump(exclude={"used"}))
+
+    def mend(self, target: str) -> None:
+        """Undo :meth:`fault`; mending what is whole changes nothing.
+
+        Raises:
+            HouseError: the part that it is about is not up.
+        """
+        kind, _, name = target.partition("/")
+        with _one_line(f"could not mend {target}"):
+            if kind == "index":
+                data.seed(self._database_uri(name))
+            else:
+                self._hub("DELETE", f"/_control/fail/{quote(target)}")
+
+    def traffic(self, stage: str, rate: float, seconds: float) -> Traffic:
+        """Start traffic at a stage, with the operator's key; see :class:`sandbox.traffic.Traffic` for its figures.
+
+        Raises:
+            HouseError: no such stage, or a rate or time out of bounds.
+        """
+        site = self._site("aws")
+        with _one_line(f"could not start traffic at {stage}"):
+            url = Cloud(site).stage(self._stage(stage)).url
+            return Traffic(url, rate, site.vault.stages[stage].api_keys[0], seconds=seconds).start()
+
+    def _site(self, *needed: str) -> Site:
+        state = State.read(self.layout.state)
+        if state is None or state.boot != processes.boot_id():
+            raise HouseError(f"no sandbox is up in {self.layout.root}. Bring it up first")
+        for name in needed:
+            if name not in state.parts or not processes.alive(state.parts[name]):
+                raise HouseError(f"{name} is not running. Bring the sandbox up again to start it")
+        return Site(self.layout, state.ports, Vault.open(self.layout.vault))
+
+    def _stage(self, name: str) -> str:
+        if name not in STAGES:
+            raise HouseError(f"there is no stage {name!r}. The stages are {', '.join(STAGES)}")
+        return name
+
+    def _database_uri(self, stage: str) -> str:
+        site = self._site("mongodb")
+        return mongodb.operator_uri(site.ports["mongodb"], site.vault, self._stage(stage))
+
+    def _hub(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> None:
+        url = self._site("hub").url("hub") + path
+        with httpx.Client(trust_env=False) as client:
+            answer = client.request(method, url, json=body)
+        if answer.is_error:
+            raise HouseError(f"the hub refused: {answer.json().get('error')}")
+
+    def _furnish(self, state: State, site: Site, timing: Timing) -> None:
+        """Put into a fresh AWS what belongs there, and tell the world where everything is."""
+        connections.write_sst(site)
+        connections.write_env(site)
+        if not {"aws", "mongodb"} <= set(state.parts):
+            return
+        cloud = Cloud(site)
+        current = (state.parts["aws"], site.ports["mongodb"])
+        if (state.furnished_aws, state.furnished_mongodb) != current:
+            with _one_line("could not set up the stages"):
+                self._deploy_all(cloud, timing)
+            state.furnished_aws, state.furnished_mongodb = current
+            state.write(self.layout.state)
+        if set(PARTS) <= set(state.parts):
+            connections.write(site, [cloud.stage(name) for name in STAGES])
+
+    def _deploy_all(self, cloud: Cloud, timing: Timing) -> None:
+        def deploy(name: str) -> None:
+            with timing.step(f"deploy {name}"):
+                cloud.deploy(name, CATALOGUE["good"])
+                cloud.await_healthy(cloud.stage(name))
+
+        def seed() -> None:
+            with timing.step("data"):
+                cloud.seed()
+
+        with timing.step("buckets, users, secrets"):
+            cloud.furnish()
+        with ThreadPoolExecutor(max_workers=len(STAGES) + 1) as pool:
+            jobs = [pool.submit(seed), *(pool.submit(deploy, name) for name in STAGES)]
+            for job in jobs:
+                job.result()
 
 
-def _this_process() -> Identity:
-    identity = processes.identify(os.getpid())
-    if identity is None:
-        raise HouseError("this process cannot find itself in /proc")
-    return identity
+@contextmanager
+def _one_line(failed: str) -> Iterator[None]:
+    """Turn what the libraries raise into one line for a person. AWS's own text is left out: it can repeat a secret."""
+    try:
+        yield
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise HouseError(f"{failed}: {problems}") from None
+    except ClientError as error:
+        raise HouseError(f"{failed}: {error.operation_name} was refused, {error.response['Error']['Code']}") from None
+    except (BotoCoreError, httpx.HTTPError, pymongo.errors.PyMongoError) as error:
+        raise HouseError(f"{failed}: {type(error).__name__}. See 'status' and the logs of the parts") from None
+    except (CloudError, ValueError) as error:
+        raise HouseError(f"{failed}: {error}") from None

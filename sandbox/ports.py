@@ -26,27 +26,26 @@ def free(port: int) -> bool:
     return True
 
 
+def exactly(port: int, purpose: str, avoid: Collection[int]) -> int:
+    """``port`` itself, or for 0 any free one that is not in ``avoid``.
+
+    Raises:
+        PortTakenError: it cannot be listened on, mostly because somebody else does.
+    """
+    if port == 0:
+        while (port := any_free()) in avoid:
+            pass
+        return port
+    if free(port):
+        return port
+    holder = owner(port) or "another process, or not allowed to this user"
+    raise PortTakenError(f"port {port}, asked for as the port of {purpose}, is taken by {holder}. Name another")
+
+
 def any_free() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
-
-
-def exactly(port: int, purpose: str) -> int:
-    """``port`` itself, or any free one for 0.
-
-    Raises:
-        PortTakenError: somebody else listens there.
-    """
-    if port == 0:
-        return any_free()
-    if free(port):
-        return port
-    holder = owner(port)
-    by = f" by {holder}" if holder else ""
-    raise PortTakenError(
-        f"port {port}, asked for as the port of {purpose}, is taken{by}. Name another or stop that one"
-    )
 
 
 def next_free(preferred: int, avoid: Collection[int]) -> int:

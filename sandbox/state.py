@@ -56,9 +56,8 @@ class State(BaseModel):
     owner: Identity | None = Field(description="Process whose end ends every part; none for a detached sandbox")
     ports: dict[str, int] = Field(default_factory=dict)
     parts: dict[str, Identity] = Field(default_factory=dict, description="Guard of each part, by the part's name")
-    provisioned: Identity | None = Field(
-        None, description="The AWS part that holds the deployed stages; it keeps nothing over its own end"
-    )
+    furnished_aws: Identity | None = Field(None, description="AWS part that has the stages; a new one has nothing")
+    furnished_mongodb: int | None = Field(None, description="Port of MongoDB that the stages were told")
 
     @classmethod
     def read(cls, path: Path) -> State | None:

@@ -1,0 +1,193 @@
+"""What the sandbox puts into its AWS: buckets, secrets, the mail identity, and the two deployed stages of the API.
+
+AWS keeps nothing over its own end, so all of it is put there again whenever that part has been started.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import boto3
+import httpx
+
+from activities.records import DeployLedger, Records
+from activities.releases import LedgerEntry
+from activities.settings import RecordsStore, Settings
+from activities.stage import Channels, DatabaseFacts, DeployPolicy, GatewayFacts, Stage
+from sandbox import guard, mongodb
+from sandbox.api import data
+from sandbox.api.checkout import write_checkout
+from sandbox.api.releases import Release, build
+from sandbox.api.stack import ALIAS, APP, api_name, invoke_url, secret_parameter, service_name
+from sandbox.connections import ACCESS_KEY, SENDER, environment
+from sandbox.parts import ACCOUNT, REGION, Site
+from sandbox.state import STAGES
+
+_DEPLOY_SECONDS = 120.0
+_HEALTHY_SECONDS = 15.0
+_POLL = 0.1
+_DOMAIN = SENDER.partition("@")[2]
+_STAKEHOLDERS = (f"engineering@{_DOMAIN}", f"customer-success@{_DOMAIN}")
+
+
+class CloudError(Exception):
+    """The sandbox's AWS, or what is deployed there, is not as it should be. One readable line."""
+
+
+class Cloud:
+    """The AWS part of one sandbox, as its owner sees it."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._session = boto3.Session(
+            aws_access_key_id=ACCESS_KEY, aws_secret_access_key=ACCESS_KEY, region_name=REGION
+        )
+        endpoint = site.url("aws")
+        self._s3 = self._session.client("s3", endpoint_url=endpoint)
+        self._ssm = self._session.client("ssm", endpoint_url=endpoint)
+        self._ses = self._session.client("ses", endpoint_url=endpoint)
+        self._stacks = self._session.client("cloudformation", endpoint_url=endpoint)
+        self._functions = self._session.client("lambda", endpoint_url=endpoint)
+
+    @cached_property
+    def _ledger(self) -> DeployLedger:
+        # Without reading a file: this sandbox's settings are not written yet, and another's must not count.
+        return DeployLedger(Records(self._s3, Settings.model_construct(records=RecordsStore())))
+
+    def furnish(self) -> None:
+        """Make the records bucket, the mail identity, and each stage's database users and secrets; safe to repeat."""
+        self._s3.create_bucket(Bucket=RecordsStore().bucket)
+        self._ses.verify_email_identity(EmailAddress=SENDER)
+        self._ses.verify_domain_identity(Domain=_DOMAIN)
+        port, vault = self._site.ports["mongodb"], self._site.vault
+        mongodb.ensure_users(port, vault)
+        for stage in STAGES:
+            keys = vault.stages[stage].api_keys
+            self._put(secret_parameter(stage, "ApiKeys"), ",".join(keys))
+            self._put(secret_parameter(stage, "MongoDBUri"), mongodb.api_uri(port, vault, stage))
+            self._put(operator_key_parameter(stage), keys[0])
+            self._put(operator_uri_parameter(stage), mongodb.operator_uri(port, vault, stage))
+
+    def seed(self) -> None:
+        """Give each stage's database its sessions and the index that their list needs."""
+        for stage in STAGES:
+            data.seed(mongodb.api_uri(self._site.ports["mongodb"], self._site.vault, stage))
+
+    def deploy(self, stage: str, release: Release, *, by: str = "sandbox") -> LedgerEntry:
+        """Deploy a release with ``sst deploy``, as a person would, and write it into the deploy ledger.
+
+        A deployment that failed stands in the ledger, too.
+
+        Raises:
+            CloudError: ``sst`` failed; the message ends with its last words.
+        """
+        checkout = write_checkout(release, releases_directory(self._site))
+        try:
+            done = subprocess.run(
+                [str(self._site.layout.bin / "sst"), "deploy", "--stage", stage],
+                cwd=checkout,
+                env=environment(self._site),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_DEPLOY_SECONDS,
+                check=False,
+                preexec_fn=guard.die_with_parent,
+            )
+        except subprocess.TimeoutExpired:
+            raise CloudError(f"sst deploy has not ended within {_DEPLOY_SECONDS:.0f} s") from None
+        entry = self._entry(stage, release, by, succeeded=done.returncode == 0)
+        self._ledger.append(entry)
+        if done.returncode != 0:
+            said = " | ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
+            raise CloudError(f"sst deploy ended with {done.returncode}: {said}")
+        return entry
+
+    def stage(self, name: str) -> Stage:
+        """The deployed stage as the settings describe it, found through the outputs of its stack."""
+        service = service_name(name)
+        outputs = self._outputs(name)
+        return Stage(
+            name=name,
+            production=name == "production",
+            region=REGION,
+            function=service,
+            alias=ALIAS,
+            stack=service,
+            url=invoke_url(self._site.url("aws"), outputs["ApiId"], outputs["ApiStage"]),
+            api_key=f"ssm:{operator_key_parameter(name)}",
+            log_group=f"/aws/lambda/{service}",
+            gateway=GatewayFacts(
+                name=api_name(name),
+                stage=outputs["ApiStage"],
+                api_id=outputs["ApiId"],
+                log_group=f"/aws/apigateway/{service}",
+            ),
+            database=DatabaseFacts(uri=f"ssm:{secret_parameter(name, 'MongoDBUri')}", name=mongodb.database(name)),
+            deploy=DeployPolicy(engine="sst", app=APP, releases=str(releases_directory(self._site))),
+            channels=Channels(stakeholders=_STAKEHOLDERS),
+        )
+
+    def await_healthy(self, stage: Stage) -> None:
+        """Ask ``/health`` and, with the operator's key, ``/health/ready`` until both answer 200.
+
+        Raises:
+            CloudError: they did not in time.
+        """
+        headers = {"X-Api-Key": self._site.vault.stages[stage.name].api_keys[0]}
+        deadline = time.monotonic() + _HEALTHY_SECONDS
+        with httpx.Client(headers=headers, timeout=_HEALTHY_SECONDS, trust_env=False) as client:
+            for path in ("/health", "/health/ready"):
+                while (status := client.get(stage.url + path).status_code) != 200:
+                    if time.monotonic() > deadline:
+                        raise CloudError(f"stage {stage.name} answers {path} with {status}: see its log group")
+                    time.sleep(_POLL)
+
+    def _put(self, name: str, value: str) -> None:
+        self._ssm.put_parameter(Name=name, Value=value, Type="SecureString", Overwrite=True)
+
+    def _outputs(self, stage: str) -> Mapping[str, str]:
+        stack = self._stacks.describe_stacks(StackName=service_name(stage))["Stacks"][0]
+        return {entry["OutputKey"]: entry["OutputValue"] for entry in stack.get("Outputs", [])}
+
+    def _entry(self, stage: str, release: Release, by: str, *, succeeded: bool) -> LedgerEntry:
+        common = {"app": APP, "stage": stage, "engine": "sst", "deployed_by": by, "deployed_at": datetime.now(UTC)}
+        if not succeeded:
+            return LedgerEntry(release=release.id, label=release.label, status="failed", **common)
+        bucket = f"sst-asset-{ACCOUNT}"
+        live = self._functions.get_function_configuration(FunctionName=service_name(stage), Qualifier=ALIAS)
+        code = hashlib.sha256(build(release)).hexdigest()
+        body = self._stacks.get_template(StackName=service_name(stage))["TemplateBody"]
+        text = body if isinstance(body, str) else json.dumps(body, sort_keys=True, separators=(",", ":"))
+        template = hashlib.sha256(text.encode()).hexdigest()
+        return LedgerEntry(
+            release=release.id,
+            label=release.label,
+            version=live["Version"],
+            code_sha256=live["CodeSha256"],
+            code_location=f"s3://{bucket}/{APP}/{stage}/code/{code}.zip",
+            template_sha256=template,
+            template_location=f"s3://{bucket}/{APP}/{stage}/templates/{template}.json",
+            stack=service_name(stage),
+            **common,
+        )
+
+
+def releases_directory(site: Site) -> Path:
+    """Checkouts by release id: a rollback deploys an old one again."""
+    return site.layout.root / "releases"
+
+
+def operator_key_parameter(stage: str) -> str:
+    return f"/runbooks/{stage}/operator-api-key"
+
+
+def operator_uri_parameter(stage: str) -> str:
+    return f"/runbooks/{stage}/operator-database-uri"
