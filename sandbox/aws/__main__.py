@@ -1,0 +1,46 @@
+"""Run the embedded AWS until it is told to stop: ``GATEWAY_PORT=4566 python -m sandbox.aws``.
+
+The environment decides: ``GATEWAY_PORT`` (default 4566), ``BIND_HOST`` (default 127.0.0.1, because nothing here checks
+credentials) and ``MINISTACK_ACCOUNT_ID``. All state is in memory; ``POST /_ministack/reset`` clears it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+
+MINISTACK_VERSION = "1.5.33"
+"""The only version whose private functions the corrections are known to fit (``tests/sandbox`` proves it)."""
+
+
+def check_version() -> None:
+    """Stop with one line when another ministack, or none, is installed."""
+    try:
+        found = importlib.metadata.version("ministack")
+    except importlib.metadata.PackageNotFoundError:
+        found = "none"
+    if found != MINISTACK_VERSION:
+        sys.exit(
+            f"sandbox.aws needs ministack {MINISTACK_VERSION} exactly and found {found}. "
+            f"Install the sandbox extra again: pip install -e '.[sandbox]'"
+        )
+
+
+def main() -> None:
+    # ministack reads these when it is imported; its own default binds every interface.
+    os.environ.setdefault("BIND_HOST", "127.0.0.1")
+    os.environ.setdefault("MINISTACK_ACCOUNT_ID", "123456789012")
+    os.environ.setdefault("LOG_LEVEL", "WARNING")
+    check_version()
+    from sandbox.aws import alarms, functions, gateway, logs, metrics, stacks
+
+    for service in (metrics, alarms, logs, functions, gateway, stacks):
+        service.install()
+    from ministack.app import main as serve
+
+    serve()
+
+
+if __name__ == "__main__":
+    main()
