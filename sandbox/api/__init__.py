@@ -1,0 +1,1 @@
+"""The State Tracking API of the sandbox: a small real service, deployed as a real Lambda function by CloudFormation."""
