@@ -76,8 +76,8 @@ class RollbackPolicy(Facts):
     health_patience: timedelta = Field(timedelta(minutes=5), description="How long to wait for that many in a row")
     error_rate_below: float = Field(0.001, gt=0, lt=1, description="The document: errors below 0.1 %")
     error_window: timedelta = Field(timedelta(minutes=10), description="The document: logs of the last 10 minutes")
-    error_patience: timedelta = Field(
-        timedelta(minutes=15), description="How long to wait for the rate to fall below the limit after the change"
+    metrics_delay: timedelta = Field(
+        timedelta(minutes=1), description="How far CloudWatch is behind: added to the wait, left out of the window"
     )
 
 

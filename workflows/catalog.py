@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from workflows.quick_rollback import QuickRollback
 from workflows.runbook import Runbook
 from workflows.stage_lock import StageLock
 
-RUNBOOKS: tuple[type[Runbook[Any]], ...] = ()
+RUNBOOKS: tuple[type[Runbook[Any]], ...] = (QuickRollback,)
 """What people start, in the order of the operational document."""
 
 WORKFLOWS: tuple[type, ...] = (*RUNBOOKS, StageLock)

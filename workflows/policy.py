@@ -31,6 +31,13 @@ LOOK: ActivityOptions = {
     "retry_policy": _STEADY,
 }
 
+OBSERVE: ActivityOptions = {
+    # A look that the run can do without: two minutes, then it is reported as not known and the run goes on.
+    "start_to_close_timeout": timedelta(seconds=30),
+    "schedule_to_close_timeout": timedelta(minutes=2),
+    "retry_policy": _STEADY,
+}
+
 WATCH: ActivityOptions = {
     # A look that polls until something holds. Its patience is in its input; the heartbeat finds a dead worker.
     "start_to_close_timeout": timedelta(hours=2),

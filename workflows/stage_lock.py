@@ -43,6 +43,7 @@ class StageLock:
     def __init__(self) -> None:
         self._view = LockView(stage="?")
         self._news = False
+        self._doubt = False
         self._told: dict[str, dict[str, Any]] = {}
 
     @workflow.run
@@ -56,6 +57,9 @@ class StageLock:
             self._enqueue(request)
         while True:
             await self._settle()
+            if self._doubt:
+                self._doubt = False
+                await self._free_if_ended()
             if self._view.holder is None and not self._view.queue and not self._news:
                 return
             if workflow.info().is_continue_as_new_suggested() and not self._news:
@@ -127,6 +131,7 @@ class StageLock:
         known = [self._view.holder, *queue]
         if any(other and other.run_id == request.run_id for other in known):
             return
+        self._doubt = self._view.holder is not None  # look at once, so that nobody waits for a holder that is dead
         place = sum(other.ahead for other in queue) if request.ahead else len(queue)
         queue.insert(place, request)
 

@@ -85,6 +85,25 @@ class Steps(OperatorSurface, Generic[I]):
             self._keep(step, result)
             return cast(R, result)
 
+    async def observe(
+        self,
+        step_id: str,
+        activity: Callable[[Any, A], R],
+        argument: A,
+        preset: policy.ActivityOptions = policy.OBSERVE,
+        *,
+        title: str | None = None,
+    ) -> R | None:
+        """A look that the run can do without: a source that is down is reported, and None means not known."""
+        try:
+            return await self.look(step_id, activity, argument, preset, title=title)
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            step = self._find_step(step_id, title, Kind.LOOK)
+            self.say(f"{step.title}: not known, {describe(error)[0]}", level="warning", source="provider")
+            return None
+
     async def change(
         self,
         step_id: str,
