@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 
 import boto3
 import httpx
@@ -88,7 +87,7 @@ class Cloud:
         Raises:
             CloudError: ``sst`` failed; the message ends with its last words.
         """
-        checkout = write_checkout(release, releases_directory(self._site))
+        checkout = write_checkout(release, self._site.layout.releases)
         try:
             done = subprocess.run(
                 [str(self._site.layout.bin / "sst"), "deploy", "--stage", stage],
@@ -131,7 +130,7 @@ class Cloud:
                 log_group=f"/aws/apigateway/{service}",
             ),
             database=DatabaseFacts(uri=f"ssm:{secret_parameter(name, 'MongoDBUri')}", name=mongodb.database(name)),
-            deploy=DeployPolicy(engine="sst", app=APP, releases=str(releases_directory(self._site))),
+            deploy=DeployPolicy(engine="sst", app=APP, releases=str(self._site.layout.releases)),
             channels=Channels(stakeholders=_STAKEHOLDERS),
         )
 
@@ -178,11 +177,6 @@ class Cloud:
             stack=service_name(stage),
             **common,
         )
-
-
-def releases_directory(site: Site) -> Path:
-    """Checkouts by release id: a rollback deploys an old one again."""
-    return site.layout.root / "releases"
 
 
 def operator_key_parameter(stage: str) -> str:

@@ -31,9 +31,11 @@ class Layout:
         self.data = self.root / "data"
         self.logs = self.root / "logs"
         self.references = self.root / "secrets"
+        self.releases = self.root / "releases"
+        """Checkouts by release id: a rollback deploys an old one again."""
 
     def create(self) -> None:
-        for directory in (self.root, self.bin, self.data, self.logs, self.references):
+        for directory in (self.root, self.bin, self.data, self.logs, self.references, self.releases):
             directory.mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o700)  # the emulator's and the database's data hold secrets, too
 

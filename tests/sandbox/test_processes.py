@@ -1,0 +1,131 @@
+"""Processes under guard: nothing outlives its owner, and nobody else's process is ever touched."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox import ports, processes
+from sandbox.mongodb import cache_size
+from sandbox.processes import Identity
+
+GIB = 1024**3
+SLEEPER = ["sleep", "1000"]
+# A child that shrugs off SIGTERM, below a shell that does not: what an emulator's worker may look like.
+STUBBORN = ["sh", "-c", "trap '' TERM; sleep 1000 & trap - TERM; wait"]
+
+
+def until(condition: Callable[[], object], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Identity]]:
+    """Starts a command under guard; whatever is left of it is stopped at the end."""
+    started: list[tuple[Identity, subprocess.Popen[bytes]]] = []
+
+    def begin(command: list[str], owner: Identity | None = None) -> Identity:
+        started.append(processes.start(command, environment=os.environ, log=tmp_path / "log", owner=owner))
+        return started[-1][0]
+
+    yield begin
+    processes.stop([leader for leader, _ in started])
+    for _, child in started:
+        child.wait(5)
+
+
+def command_runs(leader: Identity, members: int) -> Callable[[], bool]:
+    """The guard and this many processes below it."""
+    return lambda: len(processes.session_members(leader)) == members + 1
+
+
+@pytest.mark.parametrize(("command", "below"), [(SLEEPER, 1), (STUBBORN, 2)])
+def test_stopping_leaves_nothing(start: Callable[..., Identity], command: list[str], below: int) -> None:
+    leader = start(command)
+    until(command_runs(leader, below))
+    processes.stop([leader])
+    assert processes.session_members(leader) == []
+
+
+def test_the_end_of_the_owner_is_the_end_of_the_part(start: Callable[..., Identity]) -> None:
+    with subprocess.Popen(SLEEPER) as owner:
+        identity = processes.identify(owner.pid)
+        leader = start(STUBBORN, identity)
+        until(command_runs(leader, 2))
+        owner.kill()
+    until(lambda: not processes.session_members(leader))
+
+
+def test_the_end_of_the_guard_is_the_end_of_the_part(start: Callable[..., Identity]) -> None:
+    leader = start(SLEEPER)
+    until(command_runs(leader, 1))
+    os.kill(leader.pid, signal.SIGKILL)
+    until(lambda: not processes.session_members(leader))
+
+
+def test_orphans_without_their_guard_are_found_and_stopped(start: Callable[..., Identity]) -> None:
+    leader = start(["sh", "-c", "sleep 1000 & wait"])
+    until(command_runs(leader, 2))
+    os.kill(leader.pid, signal.SIGKILL)
+    until(lambda: len(processes.session_members(leader)) == 1)
+    assert not processes.alive(leader)
+    processes.stop([leader])
+    assert processes.session_members(leader) == []
+
+
+def test_the_log_tells_how_a_part_ended(start: Callable[..., Identity], tmp_path: Path) -> None:
+    leader = start([sys.executable, "-c", "print('last words'); raise SystemExit(3)"])
+    until(lambda: not processes.alive(leader))
+    assert (tmp_path / "log").read_text().splitlines() == ["last words", "ended by itself with exit code 3"]
+
+
+def test_a_command_that_does_not_exist_is_said_in_the_log(start: Callable[..., Identity], tmp_path: Path) -> None:
+    leader = start(["/there/is/no/such/program"])
+    until(lambda: not processes.alive(leader))
+    assert "could not be started" in (tmp_path / "log").read_text()
+
+
+def test_a_recycled_pid_is_left_alone() -> None:
+    with subprocess.Popen(SLEEPER, start_new_session=True) as stranger:
+        found = processes.identify(stranger.pid)
+        assert found is not None
+        earlier = Identity(pid=found.pid, started=found.started - 1)
+        assert not processes.alive(earlier)
+        processes.stop([earlier])
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_a_zombie_is_nobody() -> None:
+    with subprocess.Popen(["true"]) as child:
+        until(lambda: processes.identify(child.pid) is None)
+
+
+def test_the_owner_of_a_port_is_named() -> None:
+    with socket.socket() as server:
+        server.bind((ports.HOST, 0))
+        server.listen()
+        port = server.getsockname()[1]
+        assert not ports.free(port)
+        assert f"process {os.getpid()} " in str(ports.owner(port))
+        with pytest.raises(ports.PortTakenError, match=f"port {port}.*hub.*process {os.getpid()} "):
+            ports.exactly(port, "hub", ())
+        assert ports.next_free(port, {port + 1}) >= port + 2
+    assert ports.free(port)
+    assert ports.owner(port) is None
+
+
+@pytest.mark.parametrize(("memory", "cache"), [(2, "1G"), (9.9, "1G"), (16, "4G"), (28, "8G"), (64, "8G")])
+def test_the_cache_follows_the_memory(memory: float, cache: str) -> None:
+    assert cache_size(int(memory * GIB)) == cache
