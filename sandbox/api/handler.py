@@ -13,7 +13,6 @@ import hmac
 import json
 import os
 import re
-import signal
 import sys
 import time
 import traceback
@@ -22,7 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import unquote
 
 import boto3
@@ -50,10 +49,12 @@ if FAULTS["crash_on_init"]:
 time.sleep(FAULTS["cold_start_ms"] / 1000)
 
 
+_parameters = boto3.client("ssm")
+
+
 def _secret(variable: str) -> str:
     """A secret by the SSM parameter that ``variable`` names: the environment holds names, never values."""
-    parameter = boto3.client("ssm").get_parameter(Name=os.environ[variable], WithDecryption=True)
-    return parameter["Parameter"]["Value"]
+    return _parameters.get_parameter(Name=os.environ[variable], WithDecryption=True)["Parameter"]["Value"]
 
 
 API_KEYS = tuple(key.strip().encode() for key in _secret("API_KEYS_PARAM").split(",") if key.strip())
@@ -253,13 +254,6 @@ def _memory_mb() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") // _MEGABYTE
 
 
-def _killed_for_memory(request_id: str) -> NoReturn:
-    """What Lambda does to a function above its memory size. The emulator does not, so the function does it itself."""
-    print(f"RequestId: {request_id} Error: Runtime exited with error: signal: killed Runtime.ExitError", flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError("a process cannot outlive SIGKILL")
-
-
 # --- the function --------------------------------------------------------------------------------------------------
 
 
@@ -279,7 +273,6 @@ def handler(event: Mapping[str, Any], context: Any) -> Document:
     except Exception as error:
         status, body = 500, {"statusCode": 500, "message": "Internal server error"}
         entry |= {"error": _safe(error), "errorType": type(error).__name__, "stack": _stack(error)}
-    memory = _memory_mb()
     entry |= {
         "level": "ERROR" if status >= 500 else "WARN" if status >= 400 else "INFO",
         "statusCode": status,
@@ -288,15 +281,13 @@ def handler(event: Mapping[str, Any], context: Any) -> Document:
         "release": RELEASE["id"],
         "version": context.function_version,
         "apiKeyId": request.key_id,
-        "memoryUsedMb": memory,
+        "memoryUsedMb": _memory_mb(),
         "coldStart": _init_ms is not None,
     }
     if _init_ms is not None:
         entry["initMs"], _init_ms = round(_init_ms, 1), None
     sys.stdout.write(json.dumps(entry) + "\n")
     sys.stdout.flush()
-    if memory > int(context.memory_limit_in_mb):
-        _killed_for_memory(request.id)
     headers = {"Content-Type": "application/json", "X-Release": RELEASE["id"], "X-Request-Id": request.id}
     return {"statusCode": status, "headers": headers, "body": json.dumps(body, default=_plain)}
 

@@ -38,7 +38,9 @@ class Faults(BaseModel):
     latency_ms: int = Field(0, ge=0, description="Added to each request except /health")
     cold_start_ms: int = Field(0, ge=0, description="Added to the start of each execution environment")
     memory_held_mb: int = Field(0, ge=0, description="Held by each execution environment from its start")
-    memory_leak_mb: float = Field(0, ge=0, description="Never given back after a request; above its size it is killed")
+    memory_leak_mb: float = Field(
+        0, ge=0, description="Kept from each request for good; Lambda ends an environment above its memory"
+    )
     reject_validation: bool = Field(False, description="Whether POST /sessions refuses valid bodies with 400")
     missing_route: Route | None = Field(None, description="A route that is answered 404")
     unindexed_query: bool = Field(

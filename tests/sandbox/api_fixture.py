@@ -58,15 +58,18 @@ class Surroundings:
         headers = {"X-Api-Key": key} if key else {}
         return httpx.Client(base_url=self.url(stage), headers=headers, timeout=40, trust_env=False)
 
-    def log(self, stage: str) -> list[dict[str, Any]]:
-        """The function's own lines, oldest first."""
+    def messages(self, stage: str) -> list[str]:
+        """The lines of the function's log group, oldest first."""
         pages = (
             boto3.client("logs")
             .get_paginator("filter_log_events")
             .paginate(logGroupName=f"/aws/lambda/{service_name(stage)}")
         )
-        messages = [event["message"] for page in pages for event in page["events"]]
-        return [json.loads(message) for message in messages if message.startswith("{")]
+        return [event["message"] for page in pages for event in page["events"]]
+
+    def log(self, stage: str) -> list[dict[str, Any]]:
+        """The lines that the function itself wrote."""
+        return [json.loads(message) for message in self.messages(stage) if message.startswith("{")]
 
 
 @pytest.fixture(scope="module")
