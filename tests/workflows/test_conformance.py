@@ -1,7 +1,7 @@
 """Every registered workflow keeps the rules that keep a run alive, whatever operators type.
 
-What bites (reproduced on a real server): a signal, update or start with a payload that the handler cannot take makes the
-workflow task fail for ever, and the run with it. Here every workflow gets all of that, and has to answer afterwards.
+What bites (reproduced on a real server): a signal, update or start with a payload that the handler cannot take makes
+the workflow task fail for ever, and the run with it. Here every workflow gets all of that, and has to answer then.
 """
 
 from __future__ import annotations
