@@ -7,6 +7,7 @@ that before it looks at what is live, and never starts a second deployment besid
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -66,6 +67,7 @@ class Workspace:
         self._folder = base / re.sub(r"[^\w.-]+", "-", f"{stage.deploy.app}-{stage.name}")
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self._lock: IO[bytes] | None = None
+        self._running = False
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -81,6 +83,10 @@ class Workspace:
             try:
                 yield
             finally:
+                # A command that is left running keeps the lock through its own copy of the file. One that has ended
+                # must not keep it through a process that it left behind.
+                if not self._running:
+                    fcntl.flock(lock, fcntl.LOCK_UN)
                 self._lock = None
 
     @contextmanager
@@ -102,11 +108,9 @@ class Workspace:
         _git(source, "worktree", "add", "--quiet", "--force", "--detach", str(tree), f"{release}^{{commit}}")
         try:
             yield tree
-        except ApplicationError as error:
-            if error.type != "WorkerStopping":  # else the command is still running in there
+        finally:
+            if not self._running:
                 self._remove(source, tree)
-            raise
-        self._remove(source, tree)
 
     def run(self, argv: list[str], directory: Path, timeout: timedelta, phase: str) -> Ended:
         """Run a command to its end, with heartbeats.
@@ -126,13 +130,16 @@ class Workspace:
                 start_new_session=True,
                 pass_fds=(self._lock.fileno(),),
             )
+        self._running = True
         began = time.monotonic()
         while process.poll() is None:
             seconds = time.monotonic() - began
             if seconds > timeout.total_seconds():
                 _end(process)
+                self._running = False
                 return Ended(code=None, output=_tail(log_path))
             pause(self._poll, phase, began=True, running_seconds=round(seconds))
+        self._running = False
         return Ended(code=process.returncode, output=_tail(log_path))
 
     def _remove(self, source: str, tree: Path) -> None:
@@ -216,11 +223,11 @@ def _git(source: str, *arguments: str) -> None:
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a command and all it started: politely first, so that it can free its own lock."""
     os.killpg(process.pid, signal.SIGINT)
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_KILL_AFTER)
-    except subprocess.TimeoutExpired:
+    with contextlib.suppress(ProcessLookupError):  # what ignored that, or was left behind
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
 
 
 def _tail(path: Path) -> str:

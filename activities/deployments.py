@@ -36,6 +36,7 @@ from activities.releases import (
     PublishedVersion,
     ReleaseFacts,
     Strategy,
+    contradicts,
     is_live,
     named,
     previous_good,
@@ -276,8 +277,9 @@ class Deployments:
         self._cf.continue_update_rollback(StackName=self._stacks.name(stage))
         status = self._stacks.settle(stage, timeout, f"continuing the roll-back of {stage.stack}")
         if status not in HEALTHY:
+            reason = self._stacks.failure(stage, rolling_back=True)
             raise lasting(
-                f"the roll-back of {stage.stack} failed again ({status}): {self._stacks.failure(stage, rolling_back=True)}. "
+                f"the roll-back of {stage.stack} failed again ({status}): {reason}. "
                 "Mend that resource and start again, or skip it in the CloudFormation console",
                 type="DeployFailed",
             )
@@ -340,6 +342,6 @@ class Deployments:
         found: PublishedVersion | None = self._functions.version(stage, target.version)
         if found is None:
             return [f"version {target.version} of {stage.function} is gone"]
-        if not is_live(target, found.facts()):
+        if contradicts(target, found.facts()):
             return [f"version {target.version} of {stage.function} runs other code than {target.name} did"]
         return []

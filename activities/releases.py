@@ -124,6 +124,13 @@ def is_live(wanted: ReleaseFacts, live: ReleaseFacts, *, trust_name: bool = Fals
     return same_release(wanted.release, live.release)
 
 
+def contradicts(one: ReleaseFacts, other: ReleaseFacts) -> bool:
+    """Whether two accounts of one release can't both be true."""
+    if one.release and other.release and not same_release(one.release, other.release):
+        return True
+    return bool(one.code_sha256 and other.code_sha256 and one.code_sha256 != other.code_sha256)
+
+
 def taken_back(newest_first: Sequence[LedgerEntry]) -> list[str]:
     """Releases that were rolled back from and not deployed again since: not to be chosen by themselves."""
     bad: list[str] = []
@@ -209,13 +216,14 @@ def named(
 
 
 def with_version(facts: ReleaseFacts, versions: Sequence[PublishedVersion]) -> ReleaseFacts:
-    """The facts with the published version that has this code, where the recorded one is absent or gone."""
-    if any(v.version == facts.version for v in versions):
-        return facts
-    for published in sorted(versions, key=lambda v: int(v.version), reverse=True):
-        if is_live(facts, published.facts()):
-            return facts.model_copy(update={"version": published.version})
-    return facts
+    """The facts with the published version that has this code; without one if there is none (any more).
+
+    The recorded number alone proves nothing: the numbers start again when a function is made anew.
+    """
+    newest_first = sorted(versions, key=lambda v: int(v.version), reverse=True)
+    recorded = next((v for v in newest_first if v.version == facts.version and not contradicts(facts, v.facts())), None)
+    found = recorded or next((v for v in newest_first if is_live(facts, v.facts())), None)
+    return facts.model_copy(update={"version": found.version if found else None})
 
 
 def _when(entry: LedgerEntry) -> str:

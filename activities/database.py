@@ -1,0 +1,98 @@
+"""The stage's database, looked at from outside: is it there, and has it room for more connections."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import pymongo
+import pymongo.errors
+from pydantic import Field
+from temporalio import activity
+
+from activities.errors import classified
+from activities.evidence import Finding
+from activities.secret_refs import SecretResolver
+from activities.stage import Stage
+
+Client = pymongo.MongoClient[dict[str, Any]]
+
+_PINGS = 3
+
+
+class Connections(Finding):
+    """Connections of the server that answered."""
+
+    current: int | None = Field(None, description="Connections in use")
+    available: int | None = Field(None, description="Connections left; absent when the server does not really say")
+    ping_ms: float = Field(description="Median of three pings, in milliseconds")
+    server: str = Field(description="What the server says it is")
+
+
+class Database:
+    def __init__(self, resolver: SecretResolver) -> None:
+        self._resolver = resolver
+
+    @activity.defn(name="database.connections")
+    @classified("ask the database")
+    def connections(self, stage: Stage) -> Connections:
+        """Ping the database and read its connection counts. It gives up within seconds.
+
+        Needs the ``clusterMonitor`` role or better. A reading that cannot be is reported as unknown, never as a figure.
+        """
+        with self._connect(stage) as client:
+            admin = client.get_database("admin")
+            admin.command("ping")  # the first one includes connecting
+            pings = [_timed(admin) for _ in range(_PINGS)]
+            counts = admin.command("serverStatus").get("connections", {})
+            build = admin.command("buildInfo")
+            current, available = _count(counts.get("current")), _count(counts.get("available"))
+            if available == 0 and self._takes_more(stage):
+                available = None
+        ping_ms = round(statistics.median(pings) * 1000, 2)
+        server = _server(build)
+        used = f"{current} connections" if current is not None else "connections unknown"
+        left = f"{available} available" if available is not None else "how many are left is not known"
+        return Connections(
+            summary=f"ping {ping_ms:.1f} ms, {used}, {left} ({server})",
+            current=current,
+            available=available,
+            ping_ms=ping_ms,
+            server=server,
+        )
+
+    def _connect(self, stage: Stage) -> Client:
+        return pymongo.MongoClient(
+            self._resolver.resolve(stage.database.uri),
+            appname="operational-runbooks",
+            connectTimeoutMS=3000,
+            serverSelectionTimeoutMS=5000,
+            socketTimeoutMS=10_000,
+            maxPoolSize=2,
+        )
+
+    def _takes_more(self, stage: Stage) -> bool:
+        """A server that takes one more connection is not full, whatever it says."""
+        try:
+            with self._connect(stage) as another:
+                another.get_database("admin").command("ping")
+        except pymongo.errors.PyMongoError:
+            return False
+        return True
+
+
+def _timed(admin: pymongo.database.Database[dict[str, Any]]) -> float:
+    began = time.perf_counter()
+    admin.command("ping")
+    return time.perf_counter() - began
+
+
+def _count(value: Any) -> int | None:
+    return int(value) if isinstance(value, int | float) and value >= 0 else None
+
+
+def _server(build: dict[str, Any]) -> str:
+    if "secantusVersion" in build:
+        return f"embedded SecantusDB {build['secantusVersion']}, not MongoDB"
+    return f"MongoDB {build.get('version', 'of unknown version')}"

@@ -1,0 +1,108 @@
+"""CloudWatch Logs of the stage's function."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+from temporalio import activity
+
+from activities.errors import classified
+from activities.evidence import Finding
+from activities.metrics import Window
+from activities.scrub import scrub
+
+if TYPE_CHECKING:
+    from mypy_boto3_logs import CloudWatchLogsClient
+    from mypy_boto3_logs.type_defs import FilteredLogEventTypeDef
+
+LOGGED = '{ $.level = "ERROR" || $.level = "FATAL" }'
+"""Errors that the application itself logs, as JSON. Patterns are case-sensitive."""
+RAISED = '?"[ERROR]" ?"Task timed out" ?"Runtime exited" ?"Process exited"'
+"""What the Lambda runtime writes when the code raises, hangs or dies."""
+FINISHED = '"REPORT RequestId"'
+"""One line an invocation, written by Lambda at its end."""
+
+_SAMPLES = 5
+_SAMPLE_LENGTH = 200
+_MOST_PAGES = 100
+
+
+class LogErrors(Finding):
+    """Error lines in the function's log, against the invocations in it. Absent figures could not be measured."""
+
+    errors: int | None = Field(None, description="Lines; absent when the log group does not exist")
+    requests: int | None = Field(None, description="Invocations that ended; absent when they could not all be counted")
+    rate: float | None = Field(None, description="Error lines of invocations, at most 1; absent without invocations")
+    complete: bool = Field(True, description="False when there was more to read than is read at once")
+    samples: tuple[str, ...] = Field((), description="A few messages, newest first, shortened and without secrets")
+
+
+class Logs:
+    def __init__(self, logs: CloudWatchLogsClient) -> None:
+        self._logs = logs
+
+    @activity.defn(name="logs.errors")
+    @classified("read the function's log")
+    def errors(self, window: Window) -> LogErrors:
+        """Count error lines and invocations in the window, and keep a few of the messages.
+
+        A log group that does not exist yet is no error: Lambda makes it at the first invocation. It says so.
+        """
+        group = window.stage.log_group
+        try:
+            logged = list(self._events(window, LOGGED))
+            raised = list(self._events(window, RAISED))
+            finished = sum(1 for _ in self._events(window, FINISHED))
+        except self._logs.exceptions.ResourceNotFoundException:
+            return LogErrors(summary=f"log group {group} does not exist: errors are not known", complete=False)
+        except _TooMuch:
+            return LogErrors(
+                summary=f"{group} holds more lines than can be read at once: take a shorter window", complete=False
+            )
+        found = {event["eventId"]: event for event in (*logged, *raised)}
+        newest = sorted(found.values(), key=lambda event: event["timestamp"], reverse=True)
+        errors = len(found)
+        rate = min(1.0, errors / finished) if finished else None
+        minutes = window.length.total_seconds() / 60
+        share = f" ({rate:.3%})" if rate is not None else ": the rate is not known"
+        return LogErrors(
+            summary=f"{errors} error lines, {finished} invocations in {minutes:.0f} min of {group}{share}",
+            errors=errors,
+            requests=finished,
+            rate=rate,
+            samples=tuple(shown(event["message"]) for event in newest[:_SAMPLES]),
+        )
+
+    def _events(self, window: Window, pattern: str) -> Iterator[FilteredLogEventTypeDef]:
+        pages = self._logs.get_paginator("filter_log_events").paginate(
+            logGroupName=window.stage.log_group,
+            startTime=int(window.start.timestamp() * 1000),
+            endTime=int(window.end.timestamp() * 1000),
+            filterPattern=pattern,
+        )
+        for number, page in enumerate(pages):
+            if number >= _MOST_PAGES:
+                raise _TooMuch
+            activity.heartbeat({"phase": f"reading {window.stage.log_group}", "page": number})
+            yield from page["events"]
+
+
+class _TooMuch(Exception):
+    pass
+
+
+def shown(line: str) -> str:
+    """A log line for people: the message of a JSON line, in one line, shortened, without what looks like a secret."""
+    text = line
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if isinstance(record, dict):
+        parts = (record.get(key) for key in ("message", "msg", "error", "errorMessage"))
+        text = " - ".join(str(part) for part in parts if part) or line
+    text = " ".join(scrub(text).split())
+    return text if len(text) <= _SAMPLE_LENGTH else text[: _SAMPLE_LENGTH - 1] + "…"
