@@ -21,6 +21,9 @@ from sandbox.aws import environments, logs, metrics
 from sandbox.aws.environments import Outcome
 from sandbox.aws.responses import Response, refused
 
+_UPDATE_TAKES_S = 0.2
+"""How long a function stays ``InProgress`` after a change. Long enough to be seen, short enough for a demo."""
+
 _MEMORY_MB = range(128, 10_240 + 1)
 _TIMEOUT_S = range(1, 900 + 1)
 
@@ -281,6 +284,7 @@ def _forward(operation: Callable[..., Any], *arguments: Any) -> Response:
 
 def install() -> None:
     environments.install()
+    lam._LAMBDA_STATE_TRANSITION_DELAY = _UPDATE_TAKES_S
     lam._invoke = invoke
     lam._execute_function = execute
     lam._execute_function_dispatch = dispatch
