@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,11 +17,10 @@ from sandbox.ports import any_free
 from tests.sandbox.aws_helpers import Aws
 
 
-@pytest.fixture(scope="session")
-def aws_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a server on a free port, with the sandbox's corrections, that lives for the session."""
+@contextlib.contextmanager
+def running_aws(directory: Path) -> Iterator[str]:
+    """URL of a server on a free port, with the sandbox's corrections. Its temporary files go to ``directory``."""
     port = any_free()
-    directory = tmp_path_factory.mktemp("aws")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environment |= {"GATEWAY_PORT": str(port), "TMPDIR": str(directory), "LOG_LEVEL": "WARNING"}
     log = directory / "server.log"
@@ -27,16 +28,15 @@ def aws_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server = subprocess.Popen([sys.executable, "-m", "sandbox.aws"], env=environment, stdout=output, stderr=output)
     endpoint = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 20
-    while True:
-        try:
-            httpx.get(f"{endpoint}/_ministack/health", timeout=2, trust_env=False).raise_for_status()
-            break
-        except httpx.HTTPError:
-            if server.poll() is not None or time.monotonic() > deadline:
-                server.kill()
-                pytest.fail(f"the embedded AWS did not start: {log.read_text()[-2000:]}")
-            time.sleep(0.05)
     try:
+        while True:
+            try:
+                httpx.get(f"{endpoint}/_ministack/health", timeout=2, trust_env=False).raise_for_status()
+                break
+            except httpx.HTTPError:
+                if server.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"the embedded AWS did not start: {log.read_text()[-2000:]}")
+                time.sleep(0.05)
         yield endpoint
     finally:
         server.terminate()
@@ -44,6 +44,13 @@ def aws_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             server.wait(10)
         except subprocess.TimeoutExpired:
             server.kill()
+
+
+@pytest.fixture(scope="session")
+def aws_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The server of the session."""
+    with running_aws(tmp_path_factory.mktemp("aws")) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(scope="session")

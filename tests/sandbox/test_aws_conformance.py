@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import uuid
+from pathlib import Path
 
 from tests.sandbox.aws_helpers import ASSUME, Aws, code, refusal, unique, until
+from tests.sandbox.conftest import running_aws
 
 
 def test_secret_versions_are_promoted(aws: Aws) -> None:
@@ -98,3 +100,21 @@ def test_objects_have_versions(aws: Aws) -> None:
     assert len(set(versions)) == 2
     assert aws.s3.get_object(Bucket=bucket, Key="k", VersionId=versions[0])["Body"].read() == code("a")
     assert refusal(aws.s3.get_object, Bucket=bucket, Key="absent") == "NoSuchKey"
+
+
+def test_reset_forgets_everything_and_the_end_leaves_nothing(tmp_path: Path) -> None:
+    group = {"Resources": {"Logs": {"Type": "AWS::Logs::LogGroup"}}}
+    with running_aws(tmp_path) as endpoint:
+        aws = Aws(endpoint)
+        for name in ("before", "after"):
+            aws.create_stack(name, group, ClientRequestToken="same")
+            function = aws.make_function()
+            api = aws.make_api(function)
+            assert aws.get(api).status_code == 200
+            assert aws.total("Invocations", FunctionName=function) == 1
+            assert [stack["StackName"] for stack in aws.cloudformation.list_stacks()["StackSummaries"]] == [name]
+            if name == "before":
+                aws.http.post(f"{endpoint}/_ministack/reset").raise_for_status()
+                assert aws.total("Invocations", FunctionName=function) == 0
+                assert aws.get(api).status_code == 404
+    assert [path.name for path in tmp_path.iterdir()] == ["server.log"]
