@@ -18,7 +18,7 @@ from activities.stage import Facts, Stage
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch import CloudWatchClient
-    from mypy_boto3_cloudwatch.type_defs import MetricDataQueryTypeDef
+    from mypy_boto3_cloudwatch.type_defs import DimensionTypeDef, MetricDataQueryTypeDef
 
 _MOST_POINTS = 1440
 """More points a metric than this are refused."""
@@ -30,6 +30,9 @@ class Window(Facts):
     stage: Stage
     start: AwareDatetime
     end: AwareDatetime
+    version: str | None = Field(
+        None, description="Count only what this version of the function ran for the alias; absent means all versions"
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> Window:
@@ -48,7 +51,9 @@ class ErrorRate(Finding):
     invocations: int | None = Field(None, description="Absent when CloudWatch has no data: no traffic, or no metrics")
     errors: int | None = None
     throttles: int | None = Field(None, description="Refused calls; they count neither as invocations nor as errors")
-    rate: float | None = Field(None, description="Errors of invocations, 0 to 1")
+    gateway_requests: int | None = Field(None, description="Over the whole minutes of the window; absent if none")
+    gateway_errors: int | None = Field(None, description="5xx answers: also those that the code gives without failing")
+    rate: float | None = Field(None, description="The worse of errors of invocations and 5xx of requests, 0 to 1")
     period_s: int = Field(description="Length of one data point in seconds")
 
 
@@ -68,27 +73,52 @@ class Metrics:
         self._cloudwatch = cloudwatch
 
     @activity.defn(name="metrics.error_rate")
-    @classified("read the function's error metrics")
+    @classified("read the error metrics")
     def error_rate(self, window: Window) -> ErrorRate:
-        """Errors of invocations over the window, of all versions of the function together."""
+        """Errors of invocations of the function, and 5xx answers of the gateway, over the window.
+
+        An answer of 500 that the code gives itself is no error to Lambda, so the gateway is asked too. Its points are
+        minutes and tell no versions apart, so only minutes that lie wholly in the window count.
+        """
         period = fine_period(window, datetime.now(UTC))
         found = self._read(window, period, {"Invocations": "Sum", "Errors": "Sum", "Throttles": "Sum"})
         totals = {name: round(sum(values)) if values else None for name, values in found.items()}
         invocations, errors, throttles = totals["Invocations"], totals["Errors"], totals["Throttles"]
+        requests, failed = self._gateway(window)
         minutes = window.length.total_seconds() / 60
-        if not invocations or errors is None:
-            refused = f", {throttles} calls throttled" if throttles else ""
-            summary = f"no invocations measured in {minutes:.0f} min{refused}: the error rate is not known"
-            rate = None
+        rates = [bad / of for bad, of in ((errors, invocations), (failed, requests)) if of and bad is not None]
+        parts = [f"{throttles or 0} throttled"] if throttles else []
+        if invocations and errors is not None:
+            parts.insert(0, f"{errors} errors of {invocations} invocations")
+        if requests and failed is not None:
+            parts.append(f"{failed} of {requests} requests answered 5xx")
+        if rates:
+            summary = f"{', '.join(parts)} in {minutes:.1f} min ({max(rates):.2%})"
         else:
-            rate = errors / invocations
-            summary = (
-                f"{errors} errors of {invocations} invocations in {minutes:.0f} min ({rate:.3%}), "
-                f"{throttles or 0} throttled"
-            )
+            summary = f"{', '.join([*parts, 'no invocations measured'])} in {minutes:.1f} min: the rate is not known"
         return ErrorRate(
-            summary=summary, invocations=invocations, errors=errors, throttles=throttles, rate=rate, period_s=period
+            summary=summary,
+            invocations=invocations,
+            errors=errors,
+            throttles=throttles,
+            gateway_requests=requests,
+            gateway_errors=failed,
+            rate=max(rates) if rates else None,
+            period_s=period,
         )
+
+    def _gateway(self, window: Window) -> tuple[int | None, int | None]:
+        """Requests and 5xx answers of the gateway in the whole minutes of the window; None when there are none."""
+        start = window.start.replace(second=0, microsecond=0)
+        whole = start if start == window.start else start + timedelta(minutes=1)
+        end = window.end.replace(second=0, microsecond=0)
+        if whole >= end:
+            return None, None
+        inner = window.model_copy(update={"start": whole, "end": end})
+        period = fine_period(inner, datetime.now(UTC))
+        found = self._read(inner, period, {"Count": "Sum", "5XXError": "Sum"}, gateway=True)
+        requests = round(sum(found["Count"])) if found["Count"] else None
+        return requests, round(sum(found["5XXError"])) if requests else None
 
     @activity.defn(name="metrics.latency")
     @classified("read the function's duration metrics")
@@ -118,14 +148,31 @@ class Metrics:
             period_s=period,
         )
 
-    def _read(self, window: Window, period: int, statistics: dict[str, str]) -> dict[str, list[float]]:
+    def _read(
+        self, window: Window, period: int, statistics: dict[str, str], *, gateway: bool = False
+    ) -> dict[str, list[float]]:
         """Values by name. A name that is no statistic of ``Duration`` is the metric's own.
 
         Raises:
             MetricsIncomplete: CloudWatch could not answer in full; retryable.
         """
         names = list(statistics)
-        queries = [self._query(window, period, i, name, statistics[name]) for i, name in enumerate(names)]
+        namespace, dimensions = _of_gateway(window.stage) if gateway else _of_function(window)
+        queries: list[MetricDataQueryTypeDef] = [
+            {
+                "Id": f"m{number}",
+                "MetricStat": {
+                    "Metric": {
+                        "Namespace": namespace,
+                        "MetricName": name if statistics[name] == "Sum" else "Duration",
+                        "Dimensions": dimensions,
+                    },
+                    "Period": period,
+                    "Stat": statistics[name],
+                },
+            }
+            for number, name in enumerate(names)
+        ]
         found: dict[str, list[float]] = {name: [] for name in names}
         pages = self._cloudwatch.get_paginator("get_metric_data").paginate(
             MetricDataQueries=queries, StartTime=window.start, EndTime=window.end
@@ -140,20 +187,23 @@ class Metrics:
                 found[names[int(result["Id"][1:])]] += result["Values"]
         return found
 
-    @staticmethod
-    def _query(window: Window, period: int, number: int, name: str, statistic: str) -> MetricDataQueryTypeDef:
-        return {
-            "Id": f"m{number}",
-            "MetricStat": {
-                "Metric": {
-                    "Namespace": "AWS/Lambda",
-                    "MetricName": name if statistic == "Sum" else "Duration",
-                    "Dimensions": [{"Name": "FunctionName", "Value": window.stage.function}],
-                },
-                "Period": period,
-                "Stat": statistic,
-            },
-        }
+
+def _of_function(window: Window) -> tuple[str, list[DimensionTypeDef]]:
+    stage = window.stage
+    dimensions: list[DimensionTypeDef] = [{"Name": "FunctionName", "Value": stage.function}]
+    if window.version is not None:
+        dimensions += [
+            {"Name": "Resource", "Value": f"{stage.function}:{stage.alias}"},
+            {"Name": "ExecutedVersion", "Value": window.version},
+        ]
+    return "AWS/Lambda", dimensions
+
+
+def _of_gateway(stage: Stage) -> tuple[str, list[DimensionTypeDef]]:
+    return "AWS/ApiGateway", [
+        {"Name": "ApiName", "Value": stage.gateway.name},
+        {"Name": "Stage", "Value": stage.gateway.stage},
+    ]
 
 
 def fine_period(window: Window, now: datetime) -> int:

@@ -20,6 +20,7 @@ SecretRef = Annotated[
 ]
 """Where a secret is: ``env:NAME``, ``file:/path``, ``ssm:/parameter/path``, ``secretsmanager:name-or-arn#field``."""
 
+
 class Facts(BaseModel):
     """Base of every model that travels through a history: unknown fields are kept out, errors echo no input."""
 

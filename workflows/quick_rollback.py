@@ -104,10 +104,10 @@ class QuickRollback(Runbook[QuickRollbackInput]):
     async def procedure(self, inp: QuickRollbackInput) -> str:
         self._strategy: Strategy = inp.strategy or self.stage.rollback.strategy
         target = await self._identify()
-        await self.observe("errors-before", Metrics.error_rate, self._window(self.stage.rollback.error_window))
+        await self.observe("errors-before", Metrics.error_rate, self._window(_BEFORE))
         target = await self._approval(target)
-        await self._roll_back(target)
-        verdict = await self._verify(target)
+        version = await self._roll_back(target)
+        verdict = await self._verify(target, version)
         await self._tell_people(target, verdict)
         return f"{target.current.name} → {target.target.name} by {self._strategy}; {verdict}"
 
@@ -156,7 +156,9 @@ class QuickRollback(Runbook[QuickRollbackInput]):
 
     # --- the change ---------------------------------------------------------------------------------------------
 
-    async def _roll_back(self, target: RollbackTarget) -> None:
+    async def _roll_back(self, target: RollbackTarget) -> str | None:
+        """Make the change. Returns the version of the function that serves since, where that is known."""
+        version = None
         if self.inp.dry_run:
             former = Former(summary="dry run", live=target.current)
         else:
@@ -165,7 +167,7 @@ class QuickRollback(Runbook[QuickRollbackInput]):
         self.announce("begin", f"Rolling {self.stage.name} back", would)
         match self._strategy:
             case "alias":
-                await self._repoint(target, former, would)
+                version = await self._repoint(target, former, would)
             case "cloudformation":
                 await self.change(
                     "roll-back",
@@ -176,8 +178,10 @@ class QuickRollback(Runbook[QuickRollbackInput]):
                     undo=None,  # the stack was half-way; CloudFormation knows no way back to half-way
                 )
             case "redeploy" | "command":
-                await self._redeploy(target, former, would)
+                deployed = await self._redeploy(target, former, would)
+                version = deployed.version if deployed else None
         await self._enter_in_ledger(target, former)
+        return version
 
     async def _redeploy(self, target: RollbackTarget, former: Former, would: str) -> Deployed | None:
         return await self.change(
@@ -199,7 +203,7 @@ class QuickRollback(Runbook[QuickRollbackInput]):
             strategy=self._strategy,
         )
 
-    async def _repoint(self, target: RollbackTarget, former: Former, would: str) -> None:
+    async def _repoint(self, target: RollbackTarget, former: Former, would: str) -> str | None:
         if former.routing is None and not self.inp.dry_run:
             raise self.stop(
                 f"{self.stage.function} has no alias {self.stage.alias}. Use strategy 'redeploy'", "NoAlias"
@@ -219,6 +223,7 @@ class QuickRollback(Runbook[QuickRollbackInput]):
             if back
             else None,
         )
+        return target.target.version
 
     async def _enter_in_ledger(self, target: RollbackTarget, former: Former) -> None:
         now = workflow.now()
@@ -255,7 +260,7 @@ class QuickRollback(Runbook[QuickRollbackInput]):
 
     # --- did it help? -------------------------------------------------------------------------------------------
 
-    async def _verify(self, target: RollbackTarget) -> str:
+    async def _verify(self, target: RollbackTarget, version: str | None) -> str:
         """All the document wants looked at. Returns the verdict; asks people when it is not a good one."""
         self._enter(Phase.VERIFYING)
         rules, began = self.stage.rollback, workflow.now()
@@ -267,9 +272,10 @@ class QuickRollback(Runbook[QuickRollbackInput]):
         self.check("api", health.ok and sample is not None and sample.ok, f"{health.summary}; {sampled}")
         await self.wait("watch", rules.error_window + rules.metrics_delay, "let traffic run, then measure errors")
         self._enter(Phase.VERIFYING)
-        since = Window(stage=self.stage, start=began, end=max(workflow.now() - rules.metrics_delay, began + _MOMENT))
+        end = max(workflow.now() - rules.metrics_delay, began + _MOMENT)
+        since = Window(stage=self.stage, start=began, end=end, version=version)
         if self.inp.dry_run:
-            since = self._window(rules.error_window)
+            since = self._window(_BEFORE)
         metrics = await self.observe("errors-metrics", Metrics.error_rate, since)
         logs = await self.observe("errors-logs", Logs.errors, since)
         after = await self.observe(
@@ -351,6 +357,8 @@ class QuickRollback(Runbook[QuickRollbackInput]):
 
 
 _MOMENT = timedelta(seconds=1)
+_BEFORE = timedelta(minutes=10)
+"""The document looks at the last ten minutes."""
 
 
 def _below(found: ErrorRate | LogErrors | None, limit: float) -> bool:

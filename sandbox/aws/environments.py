@@ -74,6 +74,8 @@ class Environment(runtime.Worker):  # type: ignore[misc]  # ministack is untyped
                     self._stop()
                     return outcome
                 outcome.init_ms = (time.monotonic() - begin) * 1000
+                with _changed:
+                    _changed.notify_all()
             self._exchange(self._process(), {"event": event, "ctx": context}, outcome)
             self._judge_memory(self._process().pid, outcome)
             outcome.output = self._lines()
@@ -184,6 +186,28 @@ class Environment(runtime.Worker):  # type: ignore[misc]  # ministack is untyped
         return [(at, line) for at, line in lines if line.strip()]
 
 
+STARTING_AT_ONCE = 2
+"""Environments of one version that start at the same time. A start costs half a second of a core, and this is one
+machine: more would slow each other, and everything else, down. What arrives meanwhile takes the first that is free."""
+
+_changed = threading.Condition()
+"""Notified when an environment has started or is free again."""
+
+
+def lease(name: str, config: dict[str, Any], code: bytes, version: str) -> Any:
+    """A free environment of this version, or a new one; waits while enough of them are starting."""
+    with _changed:
+        while True:
+            with runtime._lock:
+                pool = list(runtime._workers.get(runtime._worker_key(name, config, version), []))
+            free = any(not one.in_use for one in pool)
+            starting = sum(one.in_use and one._proc is None for one in pool)
+            if free or starting < STARTING_AT_ONCE:
+                environment, _ = runtime.acquire_worker(name, config, code, qualifier=version)
+                return environment
+            _changed.wait(1.0)
+
+
 def environment_class(config: dict[str, Any]) -> Any:
     """``provided.*`` runtimes keep ministack's own class; nothing in the sandbox uses them."""
     return runtime.ProvidedWorker if str(config.get("Runtime", "")).startswith("provided") else Environment
@@ -209,6 +233,8 @@ def retire(func_name: str, qualifier: str | None = None, account: str | None = N
 
 def release(environment: Environment) -> None:
     runtime.release_worker(environment)
+    with _changed:
+        _changed.notify_all()
     if environment.retired:
         runtime.kill_workers([environment])
 

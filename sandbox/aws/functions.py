@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from ministack.core import lambda_runtime as runtime
 from ministack.services import lambda_svc as lam
 
 from sandbox.aws import environments, logs, metrics
@@ -108,7 +107,7 @@ def dispatch(
         "depth": lam._invoke_depth.get(),
     }
     lam._ensure_reaper_thread()
-    environment, _ = runtime.acquire_worker(name, config, function["code_zip"], qualifier=version)
+    environment = environments.lease(name, config, function["code_zip"], version)
     try:
         outcome = environment.run(event, context)
     finally:
