@@ -45,6 +45,14 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Identity]]:
         child.wait(5)
 
 
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has nothing to do with any sandbox."""
+    with subprocess.Popen(SLEEPER, start_new_session=True) as process:
+        yield process
+        process.kill()
+
+
 def command_runs(leader: Identity, members: int) -> Callable[[], bool]:
     """The guard and this many processes below it."""
     return lambda: len(processes.session_members(leader)) == members + 1
@@ -58,12 +66,12 @@ def test_stopping_leaves_nothing(start: Callable[..., Identity], command: list[s
     assert processes.session_members(leader) == []
 
 
-def test_the_end_of_the_owner_is_the_end_of_the_part(start: Callable[..., Identity]) -> None:
-    with subprocess.Popen(SLEEPER) as owner:
-        identity = processes.identify(owner.pid)
-        leader = start(STUBBORN, identity)
-        until(command_runs(leader, 2))
-        owner.kill()
+def test_the_end_of_the_owner_is_the_end_of_the_part(
+    start: Callable[..., Identity], stranger: subprocess.Popen[bytes]
+) -> None:
+    leader = start(STUBBORN, processes.identify(stranger.pid))
+    until(command_runs(leader, 2))
+    stranger.kill()
     until(lambda: not processes.session_members(leader))
 
 
@@ -96,15 +104,14 @@ def test_a_command_that_does_not_exist_is_said_in_the_log(start: Callable[..., I
     assert "could not be started" in (tmp_path / "log").read_text()
 
 
-def test_a_recycled_pid_is_left_alone() -> None:
-    with subprocess.Popen(SLEEPER, start_new_session=True) as stranger:
-        found = processes.identify(stranger.pid)
-        assert found is not None
-        earlier = Identity(pid=found.pid, started=found.started - 1)
-        assert not processes.alive(earlier)
-        processes.stop([earlier])
-        assert stranger.poll() is None
-        stranger.kill()
+def test_a_recycled_pid_is_left_alone(stranger: subprocess.Popen[bytes]) -> None:
+    found = processes.identify(stranger.pid)
+    assert found is not None
+    earlier = Identity(pid=found.pid, started=found.started - 1)
+    processes.stop([earlier])
+    with pytest.raises(subprocess.TimeoutExpired):
+        stranger.wait(0.2)
+    assert not processes.alive(earlier)
 
 
 def test_a_zombie_is_nobody() -> None:
