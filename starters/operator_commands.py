@@ -1,0 +1,120 @@
+"""The commands by which people answer and steer a run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from starters import runs
+from starters.output import AsJson, Output
+from starters.run_commands import RunId
+from starters.session import Session, connected, somebody
+from workflows.details import clock
+from workflows.model import By, Decision, EndWait, ExtendWait, Message, Note, Revoke, Tick
+
+Who = Annotated[str | None, typer.Option("--by", help="Who you are. Default: RUNBOOKS_USER, or your login.")]
+Reason = Annotated[str | None, typer.Option("--reason", help="Why; stands on the timeline and in the report.")]
+GateId = Annotated[str | None, typer.Option("--gate", help="Which gate, when several are open.")]
+WaitId = Annotated[str | None, typer.Option("--wait", help="Which wait, when there are several.")]
+
+
+def _update(run: str, name: str, message: Message, as_json: bool) -> None:
+    answer = connected(lambda session: runs.update(session, run, name, message))
+    Output(as_json).show({"id": run, "answer": answer}, answer)
+
+
+def _signal(run: str, name: str, message: Message, by: str, as_json: bool) -> None:
+    async def send(session: Session) -> None:
+        entry = await runs.send(session, run, name, message, by)
+        said = f"{clock(entry.at)} {entry.who or ''} {entry.text}"
+        Output(as_json).show({"id": run, "timeline": entry.model_dump(mode="json")}, said)
+
+    connected(send)
+
+
+def _decide(
+    decision: Literal["approve", "reject"],
+    run: str,
+    gate: str | None,
+    by: str | None,
+    reason: str | None,
+    as_json: bool,
+) -> None:
+    message = runs.message(Decision, decision=decision, gate=gate, by=somebody(by), reason=reason)
+    _update(run, "decide", message, as_json)
+
+
+def approve(run: RunId, gate: GateId = None, by: Who = None, reason: Reason = None, as_json: AsJson = False) -> None:
+    """Say yes at the open gate; tells at once whether it counted."""
+    _decide("approve", run, gate, by, reason, as_json)
+
+
+def reject(run: RunId, gate: GateId = None, by: Who = None, reason: Reason = None, as_json: AsJson = False) -> None:
+    """Say no at the open gate; tells at once whether it counted."""
+    _decide("reject", run, gate, by, reason, as_json)
+
+
+def revoke(run: RunId, gate: GateId = None, by: Who = None, reason: Reason = None, as_json: AsJson = False) -> None:
+    """Take your approval back, until the step that it released has begun."""
+    who = somebody(by)
+    _signal(run, "revoke", runs.message(Revoke, by=who, gate=gate, reason=reason), who, as_json)
+
+
+def pause(run: RunId, by: Who = None, reason: Reason = None, as_json: AsJson = False) -> None:
+    """Stop before the next step."""
+    who = somebody(by)
+    _signal(run, "pause", runs.message(By, by=who, reason=reason), who, as_json)
+
+
+def resume(run: RunId, by: Who = None, reason: Reason = None, as_json: AsJson = False) -> None:
+    """Go on after a pause."""
+    who = somebody(by)
+    _signal(run, "resume", runs.message(By, by=who, reason=reason), who, as_json)
+
+
+def abort(run: RunId, by: Who = None, reason: Reason = None, as_json: AsJson = False) -> None:
+    """Stop, and undo what was begun."""
+    who = somebody(by)
+    _signal(run, "abort", runs.message(By, by=who, reason=reason), who, as_json)
+
+
+def note(
+    run: RunId,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What you saw or did.")],
+    by: Who = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a line on the timeline."""
+    who = somebody(by)
+    _signal(run, "note", runs.message(Note, by=who, text=text), who, as_json)
+
+
+def tick(
+    run: RunId,
+    item: Annotated[str, typer.Argument(metavar="ITEM", help="Id of the item, as 'runbooks catalog NAME' lists it.")],
+    by: Who = None,
+    reason: Reason = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tick an item of the checklist by hand."""
+    who = somebody(by)
+    _signal(run, "tick", runs.message(Tick, by=who, item=item, reason=reason), who, as_json)
+
+
+def extend(
+    run: RunId,
+    duration: Annotated[str, typer.Option("--duration", metavar="DURATION", help="How much longer, such as PT5M.")],
+    wait: WaitId = None,
+    by: Who = None,
+    reason: Reason = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a wait longer."""
+    message = runs.message(ExtendWait, by=somebody(by), wait=wait, duration=duration, reason=reason)
+    _update(run, "extend_wait", message, as_json)
+
+
+def end_wait(run: RunId, wait: WaitId = None, by: Who = None, reason: Reason = None, as_json: AsJson = False) -> None:
+    """End a wait now."""
+    _update(run, "end_wait", runs.message(EndWait, by=somebody(by), wait=wait, reason=reason), as_json)

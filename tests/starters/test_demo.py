@@ -1,0 +1,83 @@
+"""The demo, as a newcomer runs it: to its end, and interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from starters.problems import Code
+
+PROJECT = str(Path(__file__).parents[2])
+
+
+def begin(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The demo in a folder of its own, so that whatever it leaves can be found."""
+    (folder / "tmp").mkdir()
+    return subprocess.Popen(
+        [sys.executable, "-m", "starters", "demo", *arguments],
+        cwd=folder,
+        env=os.environ | {"TMPDIR": str(folder / "tmp"), "PYTHONPATH": PROJECT, "RUNBOOKS_USER": "newcomer"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def left_running(folder: Path) -> list[str]:
+    """Command lines of processes that were started below the folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and str(folder).encode() in (entry / "environ").read_bytes():
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def nothing_left(tmp_path: Path) -> object:
+    yield
+    assert left_running(tmp_path) == []
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_the_demo_rolls_a_broken_release_back(tmp_path: Path) -> None:
+    demo = begin(tmp_path, "--json")  # no terminal: it answers its question by itself
+    out, err = demo.communicate(timeout=240)
+    assert demo.returncode == Code.DONE, err
+    document = json.loads(out)
+    assert document["outcome"] == "completed"
+    assert document["error_rate_before"] > 0.03
+    assert document["error_rate_after"] == 0
+    done = {item["id"] for item in document["checklist"] if item["done"]}
+    assert {"api", "errors", "metrics", "stakeholders", "ticket"} <= done
+    report = json.loads((tmp_path / document["copy"]["json"]).read_text())
+    assert report["outcome"] == "completed"
+    assert {kind: location.rpartition(".")[2] for kind, location in document["report"].items()} == {
+        kind: kind for kind in ("md", "html", "json")
+    }
+    for text in ("deploying a release that is broken", "demo colleague answers approve", document["ui"]):
+        assert text in err
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_demo_cleans_up_when_it_is_interrupted(tmp_path: Path, number: signal.Signals) -> None:
+    demo = begin(tmp_path, "--json")
+    assert demo.stderr is not None
+    for line in demo.stderr:
+        if "deploying a release" in line:
+            break
+    demo.send_signal(number)
+    _out, err = demo.communicate(timeout=60)
+    assert demo.returncode == Code.INTERRUPTED
+    assert err.splitlines()[-1] == "runbooks: interrupted"
