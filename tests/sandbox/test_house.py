@@ -91,6 +91,12 @@ def connected(uri: str) -> pymongo.MongoClient[dict[str, Any]]:
     return pymongo.MongoClient(uri)
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for this signal."""
+    mask = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt:"))
+    return bool(int(mask.split()[1], 16) >> (number - 1) & 1)
+
+
 @pytest.fixture(scope="module")
 def said() -> list[str]:
     return []
@@ -340,6 +346,7 @@ def test_a_supervisor_that_is_asked_to_end_takes_all_with_it(tmp_path: Path, num
     house = House(tmp_path)
     with supervise(tmp_path, LIGHT, "attached") as supervisor:
         sessions = leaders(house)
+        until(lambda: catches(supervisor.pid, signal.SIGTERM))  # it says 'up' a moment before it watches
         supervisor.send_signal(number)
         assert supervisor.wait(15) == 0
     assert processes_of(sessions) == []
