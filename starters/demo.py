@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from sandbox.traffic import Stats, Traffic
 
 STAGE = "production"
-RATE = 4.0
+RATE = 5.0
 """Requests a second: enough to tell 30 % of errors from none within seconds, with power to spare on two cores."""
 
-ENOUGH = 30
+ENOUGH = 40
 """Requests behind a figure that is shown."""
 
 PATIENCE = 20.0

@@ -60,7 +60,7 @@ class Follower:
 
     def _draw(self, live: Live | None, state: RunState | None, page: str, note: str) -> None:
         if live and state:
-            live.update(run_view(state, page, note), refresh=True)
+            live.update(run_view(state, page, note, brief=state.outcome is None), refresh=True)
             return
         if state and not note:
             self._narrator.tell(state)

@@ -36,23 +36,23 @@ _TIMELINE = 6
 _BAR = 30
 
 
-def run_view(state: RunState, page: str, note: str = "") -> RenderableType:
-    """The whole run, most urgent first."""
+def run_view(state: RunState, page: str, note: str = "", *, brief: bool = False) -> RenderableType:
+    """The whole run, most urgent first; ``brief`` keeps each step on one line, to fit on one screen."""
     parts: list[RenderableType] = [_headline(state), Text(page, f"dim link {page}")]
     if note:
         parts.append(Text(note, "bold yellow"))
     if gate := state.open_gate():
         lines = Group(*gate_lines(state, gate))
         parts.append(Panel(lines, title="waits for you", border_style="magenta", box=box.HORIZONTALS))
-    parts.append(Padding(_steps(state), (1, 0, 0, 0)))
+    parts.append(Padding(_steps(state, brief), (1, 0, 0, 0)))
     parts += [_wait(state, wait) for wait in state.waits]
-    if state.outcome or any(item.done for item in state.checklist):
+    if not brief and any(item.done for item in state.checklist):
         parts.append(checklist_view(state.checklist))
     parts += [Text(f"NOT PUT BACK: {line}", "bold red") for line in state.left_undone]
     parts.append(Padding(Group(*(_entry(entry) for entry in state.timeline[-_TIMELINE:])), (1, 0, 0, 0)))
     if state.outcome:
         parts.append(Padding(outcome_line(state), (1, 0, 0, 0)))
-    parts += [Text(f"report: {where}", "dim", overflow="fold") for where in state.report.values()]
+    parts += [Text(f"report: {where}", "dim", overflow="fold") for where in list(state.report.values())[:1]]
     return Group(*parts)
 
 
@@ -100,13 +100,13 @@ def _rules(gate: Gate) -> str:
     )
 
 
-def _steps(state: RunState) -> Table:
+def _steps(state: RunState, brief: bool) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
-    table.add_column(ratio=2)
+    table.add_column(ratio=2, no_wrap=brief, overflow="ellipsis")
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, justify="right")
-    table.add_column(ratio=3)
+    table.add_column(ratio=3, no_wrap=brief, overflow="ellipsis")
     for step in state.steps:
         style = STATE_STYLE[step.state]
         table.add_row(

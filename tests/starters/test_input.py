@@ -159,3 +159,15 @@ def test_without_settings_or_temporal_it_says_so(tmp_path: Path) -> None:
     assert done.returncode == Code.UNREACHABLE
     assert done.stderr.startswith("runbooks: Temporal does not answer at 127.0.0.1:1")
     assert done.stderr.count("\n") == 1
+
+
+def test_without_the_sandbox_all_else_works() -> None:
+    def run_without(*arguments: str) -> subprocess.CompletedProcess[str]:
+        code = f"import sys; sys.modules['sandbox'] = None; from starters.app import run; sys.exit(run({arguments!r}))"
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+
+    assert run_without("catalog").returncode == Code.DONE
+    for command in (["sandbox", "status"], ["demo"]):
+        done = run_without(*command)
+        assert done.returncode == Code.UNREACHABLE
+        assert "runbooks: the sandbox is not installed. Run: pip install 'operational-runbooks[sandbox]'" in done.stderr
