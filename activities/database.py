@@ -19,6 +19,7 @@ from activities.stage import Stage
 Client = pymongo.MongoClient[dict[str, Any]]
 
 _PINGS = 3
+_UNAUTHORIZED = 13
 
 
 class Connections(Finding):
@@ -39,20 +40,23 @@ class Database:
     def connections(self, stage: Stage) -> Connections:
         """Ping the database and read its connection counts. It gives up within seconds.
 
-        Needs the ``clusterMonitor`` role or better. A reading that cannot be is reported as unknown, never as a figure.
+        The counts need the ``clusterMonitor`` role. Without it, and where a reading cannot be, they are reported as
+        unknown, never as a figure.
         """
         with self._connect(stage) as client:
             admin = client.get_database("admin")
             admin.command("ping")  # the first one includes connecting
             pings = [_timed(admin) for _ in range(_PINGS)]
-            counts = admin.command("serverStatus").get("connections", {})
+            counts = _connection_counts(admin)
             build = admin.command("buildInfo")
             current, available = _count(counts.get("current")), _count(counts.get("available"))
             if available == 0 and self._takes_more(stage):
                 available = None
         ping_ms = round(statistics.median(pings) * 1000, 2)
         server = _server(build)
-        used = f"{current} connections" if current is not None else "connections unknown"
+        used = (
+            f"{current} connections" if current is not None else "connections unknown (role clusterMonitor shows them)"
+        )
         left = f"{available} available" if available is not None else "how many are left is not known"
         return Connections(
             summary=f"ping {ping_ms:.1f} ms, {used}, {left} ({server})",
@@ -80,6 +84,15 @@ class Database:
         except pymongo.errors.PyMongoError:
             return False
         return True
+
+
+def _connection_counts(admin: pymongo.database.Database[dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return dict(admin.command("serverStatus").get("connections", {}))
+    except pymongo.errors.OperationFailure as error:
+        if error.code == _UNAUTHORIZED:
+            return {}
+        raise
 
 
 def _timed(admin: pymongo.database.Database[dict[str, Any]]) -> float:

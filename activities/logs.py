@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypedDict
 
 from pydantic import Field
 from temporalio import activity
@@ -77,17 +78,36 @@ class Logs:
         )
 
     def _events(self, window: Window, pattern: str) -> Iterator[FilteredLogEventTypeDef]:
-        pages = self._logs.get_paginator("filter_log_events").paginate(
-            logGroupName=window.stage.log_group,
-            startTime=int(window.start.timestamp() * 1000),
-            endTime=int(window.end.timestamp() * 1000),
-            filterPattern=pattern,
-        )
-        for number, page in enumerate(pages):
-            if number >= _MOST_PAGES:
-                raise _TooMuch
-            activity.heartbeat({"phase": f"reading {window.stage.log_group}", "page": number})
-            yield from page["events"]
+        for prefix in stream_prefixes(window):
+            narrowed: _Narrowed = {"logStreamNamePrefix": prefix} if prefix else {}
+            pages = self._logs.get_paginator("filter_log_events").paginate(
+                logGroupName=window.stage.log_group,
+                startTime=int(window.start.timestamp() * 1000),
+                endTime=int(window.end.timestamp() * 1000),
+                filterPattern=pattern,
+                **narrowed,
+            )
+            for number, page in enumerate(pages):
+                if number >= _MOST_PAGES:
+                    raise _TooMuch
+                activity.heartbeat({"phase": f"reading {window.stage.log_group}", "page": number})
+                yield from page["events"]
+
+
+def stream_prefixes(window: Window) -> list[str | None]:
+    """How the log streams begin that can hold the window's lines: Lambda names them by day and version of the function.
+
+    An execution environment keeps its stream for as long as it lives, some hours, so the day before counts too.
+    """
+    if window.version is None:
+        return [None]
+    first, last = (window.start - timedelta(days=1)).date(), window.end.date()
+    days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
+    return [f"{day:%Y/%m/%d}/[{window.version}]" for day in days]
+
+
+class _Narrowed(TypedDict, total=False):
+    logStreamNamePrefix: str
 
 
 class _TooMuch(Exception):

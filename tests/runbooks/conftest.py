@@ -1,0 +1,85 @@
+"""The whole house for the tests that run real procedures: sandbox, worker process, client."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from temporalio.client import Client
+
+from sandbox.house import House
+from tests.runbooks.site import Site
+from workflows.plugin import RunbooksPlugin
+
+PORTS = dict.fromkeys(("temporal", "temporal-ui", "aws", "mongodb", "hub"), 0)
+
+
+class WorkerProcess:
+    """``python -m worker`` as a process of its own, so that it can be killed like one."""
+
+    def __init__(self, environment: dict[str, str], log: Path) -> None:
+        self._environment, self._log = environment, log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, unless it runs."""
+        if self._process is None or self._process.poll() is not None:
+            with self._log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "worker"], env=os.environ | self._environment, stdout=log, stderr=log
+                )
+
+    def kill(self) -> None:
+        """As the machine dying: no signal handler runs."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> int:
+        """As an orchestrator stops it; returns the exit code."""
+        if self._process is None or self._process.poll() is not None:
+            return 0
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(60)
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with House(tmp_path_factory.mktemp("house"), say=lambda line: None) as built:
+        built.up(ports=PORTS)
+        yield built
+
+
+@pytest.fixture(scope="session")
+def worker(house: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+    process = WorkerProcess(house.environment(), tmp_path_factory.mktemp("worker") / "worker.log")
+    process.start()
+    yield process
+    process.stop()
+
+
+@pytest_asyncio.fixture(scope="session")
+async def runs(house: House) -> AsyncIterator[Client]:
+    """A client of the sandbox's own Temporal."""
+    yield await Client.connect(house.environment()["TEMPORAL_ADDRESS"], plugins=[RunbooksPlugin()])
+
+
+@pytest.fixture
+def site(house: House, worker: WorkerProcess, runs: Client) -> Iterator[Site]:
+    """Production with a good release and then a broken one, and a worker that runs."""
+    worker.start()
+    built = Site(house, runs)
+    built.deploy("good")
+    built.deploy("broken")
+    traffic = house.traffic("production", 4, 600)
+    yield built
+    traffic.stop()
