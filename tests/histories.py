@@ -1,7 +1,7 @@
 """Histories of real runs, kept so that every change of a workflow is replayed against what runs in production.
 
 ``make histories`` runs the tests that produce them and writes them to ``tests/histories/<workflow>/<scenario>.json``.
-What names a machine (folders, ports, host names) is replaced, in the payloads too.
+What names a machine (folders, ports, host names, stack traces) is replaced, in the payloads too.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _cleaned(value: Any) -> Any:
         if "data" in value and "metadata" in value:
             plain = base64.b64decode(value["data"]).decode(errors="replace")
             return value | {"data": base64.b64encode(_text(plain).encode()).decode()}
-        return {key: _cleaned(inner) for key, inner in value.items()}
+        return {key: "" if key == "stackTrace" else _cleaned(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_cleaned(inner) for inner in value]
     return _text(value) if isinstance(value, str) else value
