@@ -31,9 +31,10 @@ class LockRequest(Facts):
 
     stage: str
     workflow_id: str
-    run_id: str
+    run_id: str = Field(description="Of the workflow's first run: it stays when the workflow continues as new")
     runbook: str
     ahead: bool = Field(False, description="Incident work: goes ahead of the queue, never of the holder")
+    elders: tuple[str, ...] = Field((), description="Ids of its parent and root workflows: it works under their lock")
 
 
 class RunRef(Facts):
@@ -76,11 +77,12 @@ class Locks:
 
     @activity.defn(name="locks.is_running")
     async def is_running(self, run: RunRef) -> bool:
-        """Whether that run is still going; a run that nobody knows is not."""
+        """Whether that run, or one that continues it, is still going; a run that nobody knows is not."""
         try:
-            description = await self._client.get_workflow_handle(run.workflow_id, run_id=run.run_id).describe()
+            description = await self._client.get_workflow_handle(run.workflow_id).describe()
         except RPCError as error:
             if error.status == RPCStatusCode.NOT_FOUND:
                 return False
             raise passing(f"could not look at run {run.workflow_id}: {error.status.name}") from None
-        return description.close_time is None
+        first = description.raw_description.workflow_execution_info.first_run_id
+        return description.close_time is None and first in ("", run.run_id)

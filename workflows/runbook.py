@@ -24,7 +24,7 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, NoReturn, TypeVar, cast
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
@@ -34,6 +34,7 @@ from activities.reports import Reports, RunRecord
 from activities.stages import Stages
 from workflows import policy, search_attributes
 from workflows.asking import Asking
+from workflows.carrying import CARRIED_TIMELINE, Carried, CarriedUndo, read_carried
 from workflows.model import (
     ChecklistItem,
     Kind,
@@ -74,6 +75,7 @@ class Runbook(Asking[I]):
 
     def __init__(self) -> None:
         super().__init__()
+        self.cursor: dict[str, Any] | None = None
         self._lock_asked = False
 
     @abstractmethod
@@ -84,8 +86,11 @@ class Runbook(Asking[I]):
 
     async def conduct(self, payload: Sequence[Any]) -> RunbookResult:
         """Read the input, follow the procedure, undo on failure, and close with the record."""
-        self.inp = inp = self._read_input(payload)
-        self._begin(inp)
+        if (carried := read_carried(payload)) is not None:
+            inp = self._take_up(carried)
+        else:
+            self.inp = inp = self._read_input(payload)
+            self._begin(inp)
         self._body = asyncio.create_task(self._whole(inp), name="procedure")
         if self._aborted is not None:
             self._body.cancel()
@@ -117,11 +122,76 @@ class Runbook(Asking[I]):
         self.say(f"asked for: {inp.reason}", who=inp.requested_by, source="person")
 
     async def _whole(self, inp: I) -> str:
-        self._enter(Phase.LOOKING)
-        self.stage = await self._run_activity("resolve-stage", f"what is {inp.stage}?", Stages.resolve, inp.stage)
+        if not hasattr(self, "stage"):
+            self._enter(Phase.LOOKING)
+            self.stage = await self._run_activity("resolve-stage", f"what is {inp.stage}?", Stages.resolve, inp.stage)
         if self.spec.changes and not inp.dry_run:
             await self._take_lock(inp)
         return await self.procedure(inp)
+
+    def _take_up(self, carried: Carried) -> I:
+        """Go on where the run before this one of the same workflow left off."""
+        self.inp = inp = cast(I, self.spec.input.model_validate(carried.input))
+        self.state = carried.state.model_copy(update={"run_id": workflow.info().run_id})
+        self.stage, self.facts, self.cursor = carried.stage, carried.facts, carried.cursor
+        self._would, self._ids = carried.would, carried.ids
+        self._undos = [(undo.step, Undo(undo.title, undo.activity, undo.argument)) for undo in carried.undos]
+        self.state.lock.held = False  # asked for again at once: the lock knows this run by its first run's id
+        self.refresh()
+        return inp
+
+    @property
+    def history_is_long(self) -> bool:
+        """Whether it is time for :meth:`continue_as_new`."""
+        return workflow.info().is_continue_as_new_suggested()
+
+    async def continue_as_new(self, cursor: dict[str, Any]) -> NoReturn:
+        """Go on in a new run with a short history: state, undos and lock are carried, ``procedure`` begins again.
+
+        It finds ``cursor`` (plain JSON) as ``self.cursor`` and goes on from there. Call it where no gate is open.
+        """
+        await self._settle_background()
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        kept = self.state.timeline[-CARRIED_TIMELINE:]
+        self.state.timeline_dropped += len(self.state.timeline) - len(kept)
+        self.state.timeline = kept
+        carried = Carried(
+            input=self.inp.model_dump(mode="json"),
+            state=self.state,
+            stage=self.stage,
+            facts=self.facts,
+            would=self._would,
+            ids=self._ids,
+            undos=[CarriedUndo.of(step_id, undo) for step_id, undo in self._undos],
+            cursor=cursor,
+        )
+        workflow.continue_as_new({"carried": carried.model_dump(mode="json")})
+
+    async def run_child(
+        self, step_id: str, runbook: str, inp: RunbookInput, *, title: str | None = None
+    ) -> RunbookResult:
+        """Run another runbook as a step of this one, under this one's lock; it asks and undoes by itself.
+
+        Cancelling this run cancels the child, and its undo is awaited. What it changed successfully is this run's to
+        undo, if it is to be undone at all.
+        """
+        async with self._step(step_id, title, Kind.CHANGE) as step:
+            child_id = f"{self.state.workflow_id}/{self._activity_id(step_id)}"
+            self.say(f"{step.title}: runs {runbook} as {child_id}")
+            answer = await workflow.execute_child_workflow(
+                runbook,
+                inp.model_dump(mode="json", exclude_none=True),
+                id=child_id,
+                static_summary=f"{runbook} for {self.state.workflow_id}",
+                cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+                parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
+                priority=self._priority(),
+                result_type=RunbookResult,
+            )
+            result = cast(RunbookResult, answer)
+            step.summary = result.summary
+            step.evidence = dict(result.facts)
+            return result
 
     def _explain(self, error: BaseException) -> tuple[Outcome, str, str]:
         """How the run ends, what to say, and the type of the failure."""
@@ -251,12 +321,14 @@ class Runbook(Asking[I]):
 
     def _lock_request(self) -> LockRequest:
         info = workflow.info()
+        elders = [elder.workflow_id for elder in (info.parent, info.root) if elder is not None]
         return LockRequest(
             stage=self.stage.name,
             workflow_id=info.workflow_id,
-            run_id=info.run_id,
+            run_id=info.first_execution_run_id,
             runbook=info.workflow_type,
             ahead=self.inp.incident is not None,
+            elders=tuple(elders),
         )
 
     async def _take_lock(self, inp: I) -> None:

@@ -21,6 +21,7 @@ class LockInput(BaseModel):
     stage: str
     holder: LockRequest | None = None
     queue: list[LockRequest] = Field(default_factory=list)
+    guests: list[LockRequest] = Field(default_factory=list)
 
 
 class LockView(BaseModel):
@@ -30,6 +31,8 @@ class LockView(BaseModel):
     holder: LockRequest | None = None
     since: datetime | None = None
     queue: list[LockRequest] = Field(default_factory=list)
+    guests: list[LockRequest] = Field(default_factory=list)
+    """Children of the holder, which work under its lock."""
 
 
 @workflow.defn(name="StageLock")
@@ -53,7 +56,7 @@ class StageLock:
         except BadMessage as error:
             raise ApplicationError(f"StageLock {error}", type="BadInput", non_retryable=True) from None
         self._view.stage = start.stage
-        for request in ([start.holder] if start.holder else []) + start.queue:
+        for request in ([start.holder] if start.holder else []) + start.queue + start.guests:
             self._enqueue(request)
         while True:
             await self._settle()
@@ -63,8 +66,9 @@ class StageLock:
             if self._view.holder is None and not self._view.queue and not self._news:
                 return
             if workflow.info().is_continue_as_new_suggested() and not self._news:
+                view = self._view
                 workflow.continue_as_new(
-                    LockInput(stage=self._view.stage, holder=self._view.holder, queue=self._view.queue)
+                    LockInput(stage=view.stage, holder=view.holder, queue=view.queue, guests=view.guests)
                 )
             try:
                 await workflow.wait_condition(
@@ -88,6 +92,9 @@ class StageLock:
         if not await self._tell(holder, granted=True):
             self._drop(holder.run_id)
             return
+        for guest in list(self._view.guests):
+            if not await self._tell(guest, granted=True):
+                self._drop(guest.run_id)
         for position, request in enumerate(list(self._view.queue), start=1):
             if not await self._tell(request, granted=False, position=position, holder=holder.workflow_id):
                 self._drop(request.run_id)
@@ -96,7 +103,7 @@ class StageLock:
         """Signal a run where it stands. False when the run has ended, which frees what it held or waited for."""
         if self._told.get(request.run_id) == update:
             return True
-        handle = workflow.get_external_workflow_handle(request.workflow_id, run_id=request.run_id)
+        handle = workflow.get_external_workflow_handle(request.workflow_id)
         try:
             await handle.signal("lock_update", update)
         except FailureError:
@@ -120,6 +127,9 @@ class StageLock:
     def _drop(self, run_id: str) -> None:
         if self._view.holder and self._view.holder.run_id == run_id:
             self._view.holder = self._view.since = None
+            self._view.queue = self._view.guests + self._view.queue
+            self._view.guests = []
+        self._view.guests = [request for request in self._view.guests if request.run_id != run_id]
         self._view.queue = [request for request in self._view.queue if request.run_id != run_id]
         self._told.pop(run_id, None)
         self._news = True
@@ -127,9 +137,12 @@ class StageLock:
     def _enqueue(self, request: LockRequest) -> None:
         self._news = True
         self._told.pop(request.run_id, None)  # who asks again has perhaps not heard
-        queue = self._view.queue
-        known = [self._view.holder, *queue]
+        holder, queue = self._view.holder, self._view.queue
+        known = [holder, *queue, *self._view.guests]
         if any(other and other.run_id == request.run_id for other in known):
+            return
+        if holder is not None and holder.workflow_id in request.elders:
+            self._view.guests.append(request)
             return
         self._doubt = self._view.holder is not None  # look at once, so that nobody waits for a holder that is dead
         place = sum(other.ahead for other in queue) if request.ahead else len(queue)

@@ -32,7 +32,7 @@ class Undo:
     """How a change is put back. Registered before the change is made, so it has to be right if nothing happened yet."""
 
     title: str
-    activity: Callable[[Any, Any], Any]
+    activity: Callable[[Any, Any], Any] | str
     argument: Any
 
 
@@ -251,7 +251,13 @@ class Steps(OperatorSurface, Generic[I]):
         step.state, step.ended_at = State.DONE, workflow.now()
         self.refresh()
 
+    def _priority(self) -> Priority:
+        """Incident work first: the server hands it to workers before all other work of the queue."""
+        return Priority(priority_key=1) if self.inp.incident else Priority.default
+
     def _keep(self, step: Step, result: Any) -> None:
+        if isinstance(result, dict) and "summary" in result:  # of an activity that was called by its name
+            step.summary = str(result["summary"])
         if isinstance(result, Finding):
             step.summary, step.evidence = result.summary, dict(result.evidence())
 
@@ -264,16 +270,16 @@ class Steps(OperatorSurface, Generic[I]):
         self,
         step_id: str,
         summary: str,
-        activity: Callable[[Any, A], R],
+        activity: Callable[[Any, A], R] | str,
         argument: A,
         preset: policy.ActivityOptions = policy.LOOK,
     ) -> Any:
-        result = await workflow.execute_activity_method(
-            activity,
+        result: Any = await workflow.execute_activity(
+            activity,  # type: ignore[arg-type]  # an unbound method, whose first parameter is the worker's instance
             argument,
             activity_id=self._activity_id(step_id),
             summary=summary[:200],
-            priority=Priority(priority_key=1) if self.inp.incident else Priority.default,
+            priority=self._priority(),
             **preset,
         )
         task = asyncio.current_task()

@@ -98,6 +98,7 @@ class World:
 class ProbeInput(RunbookInput):
     to: int = Field(2, ge=0, le=9, description="Where to put the dial")
     bake: timedelta = timedelta(0)
+    laps: int = Field(0, description="How often to continue as new between the two changes")
 
 
 @workflow.defn(name="Probe")
@@ -122,6 +123,17 @@ class Probe(Runbook[ProbeInput]):
         return await self.conduct(payload)
 
     async def procedure(self, inp: ProbeInput) -> str:
+        if self.cursor is None:
+            await self.turn(inp)
+        lap = self.cursor["lap"] if self.cursor else 0
+        if lap < inp.laps:
+            await self.continue_as_new({"lap": lap + 1})
+        await self.set("lamp", "light", inp)
+        after = await self.look("verify", World.read, "dial", title="Look again")
+        self.check("dial", after.value == inp.to, f"dial at {after.value}")
+        return f"dial {self.facts['before']} → {after.value}"
+
+    async def turn(self, inp: ProbeInput) -> None:
         before = await self.look("identify", World.read, "dial")
 
         async def plan() -> dict[str, Any]:
@@ -130,19 +142,48 @@ class Probe(Runbook[ProbeInput]):
             return {"from": before.value, "to": inp.to}
 
         await self.gate("turn-it", "Turn the dial?", {"from": before.value, "to": inp.to}, recheck=plan)
-        for name, step in (("dial", "turn"), ("lamp", "light")):
-            await self.change(
-                step,
-                World.set,
-                Set(name=name, value=inp.to, key=self.key(step)),
-                would=f"set {name} to {inp.to}",
-                undo=Undo(f"put {name} back", World.set, Set(name=name, value=1, key=self.key(f"undo-{step}"))),
-            )
-            if inp.bake and name == "dial":
-                await self.wait("bake", inp.bake, "bake the dial")
-        after = await self.look("verify", World.read, "dial", title="Look again")
-        self.check("dial", after.value == inp.to, f"dial at {after.value}")
-        return f"dial {before.value} → {after.value}"
+        self.facts["before"] = before.value
+        await self.set("dial", "turn", inp)
+        if inp.bake:
+            await self.wait("bake", inp.bake, "bake the dial")
+
+    async def set(self, name: str, step: str, inp: ProbeInput) -> None:
+        await self.change(
+            step,
+            World.set,
+            Set(name=name, value=inp.to, key=self.key(step)),
+            would=f"set {name} to {inp.to}",
+            undo=Undo(f"put {name} back", World.set, Set(name=name, value=1, key=self.key(f"undo-{step}"))),
+        )
+
+
+@workflow.defn(name="Outer")
+class Outer(Runbook[ProbeInput]):
+    """Lights the lamp, then has a Probe turn the dial, under its own lock."""
+
+    spec = RunbookSpec(
+        input=ProbeInput,
+        when="never outside the tests",
+        steps=(),
+        checklist=(),
+        gates=(),
+        example={"stage": "stage-x", "reason": "to see a child"},
+    )
+
+    @workflow.run
+    async def run(self, *payload: Any) -> RunbookResult:
+        return await self.conduct(payload)
+
+    async def procedure(self, inp: ProbeInput) -> str:
+        await self.change(
+            "own",
+            World.set,
+            Set(name="own", value=2),
+            would="set own",
+            undo=Undo("put own back", World.set, Set(name="own", value=1)),
+        )
+        result = await self.run_child("probe", "Probe", inp, title="Have the dial turned")
+        return f"child: {result.summary}"
 
 
 @contextlib.asynccontextmanager
@@ -153,7 +194,7 @@ async def working(client: Client, world: World, *extra: type) -> AsyncIterator[s
     async with Worker(
         client,
         task_queue=queue,
-        workflows=[Probe, *extra],
+        workflows=[Probe, Outer, *extra],
         activities=[
             world.resolve,
             world.read,
@@ -168,10 +209,10 @@ async def working(client: Client, world: World, *extra: type) -> AsyncIterator[s
         yield queue
 
 
-async def begin(client: Client, queue: str, **inp: Any) -> WorkflowHandle[Any, Any]:
+async def begin(client: Client, queue: str, runbook: str = "Probe", **inp: Any) -> WorkflowHandle[Any, Any]:
     """Start a probe on a stage of its own."""
     given = {"stage": f"stage-{uuid.uuid4().hex[:8]}", "reason": "test", "requested_by": "ann", **inp}
-    return await client.start_workflow("Probe", given, id=f"probe-{uuid.uuid4()}", task_queue=queue)
+    return await client.start_workflow(runbook, given, id=f"probe-{uuid.uuid4()}", task_queue=queue)
 
 
 async def progress(handle: WorkflowHandle[Any, Any]) -> RunState:

@@ -237,6 +237,59 @@ async def test_notes_ticks_and_what_does_not_fit_stand_on_the_timeline(client: C
         assert "signal resume changed nothing: the run is not paused" in texts
 
 
+async def test_a_run_that_continues_as_new_keeps_its_page_its_lock_and_its_undo(client: Client) -> None:
+    world = World()
+    world.hold["lamp"] = asyncio.Event()
+    async with working(client, world) as queue:
+        handle = await begin(client, queue, laps=3)
+        await approve(handle)
+        latest = client.get_workflow_handle(handle.id)
+        state = await until(latest, lambda s: (step := s.step("light")) and step.state is State.RUNNING)
+        assert state.run_id != handle.result_run_id
+        assert state.lock.held
+        assert state.steps[0].evidence == {"value": 1}
+        assert [gate.state for gate in state.gates] == ["begun"]
+        lock = await client.get_workflow_handle(f"stage-lock/{state.stage}").query("lock")
+        assert (lock["holder"]["workflow_id"], lock["queue"]) == (handle.id, [])
+        await latest.signal("abort", {"by": "bob"})
+        await until(latest, lambda s: any("aborts" in entry.text for entry in s.timeline))
+        world.hold["lamp"].set()
+        error = await failure(latest)
+        assert error.type == "Aborted"
+        assert world.done == ["dial=2", "lamp=2", "lamp=1", "dial=1"]
+
+
+async def test_a_child_works_under_its_parents_lock_and_is_undone_with_it(client: Client) -> None:
+    world = World()
+    world.numbers["own"] = 1
+    async with working(client, world) as queue:
+        handle = await begin(client, queue, "Outer", bake="PT1H")
+        child = client.get_workflow_handle(f"{handle.id}/probe")
+        await until(handle, lambda s: (step := s.step("probe")) and step.state is State.RUNNING)
+        await approve(child)
+        state = await until(child, lambda s: bool(s.waits))
+        assert state.lock.held
+        await handle.signal("abort", {"by": "bob", "reason": "enough"})
+        error = await failure(handle)
+        assert error.type == "Aborted"
+        assert world.done == ["own=2", "dial=2", "dial=1", "own=1"]
+        assert (await progress(child)).outcome is Outcome.CANCELLED
+
+
+async def test_a_childs_failure_is_the_parents_in_its_own_words(client: Client) -> None:
+    world = World()
+    async with working(client, world) as queue:
+        handle = await begin(client, queue, "Outer")
+        child = client.get_workflow_handle(f"{handle.id}/probe")
+        await until(handle, lambda s: (step := s.step("probe")) and step.state is State.RUNNING)
+        await until(child, at_gate)
+        await child.signal("reject", {"by": "bob"})
+        error = await failure(handle)
+        assert error.type == "Rejected"
+        assert error.message.startswith("bob said no at 'turn-it'")
+        assert world.done == ["own=2", "own=1"]
+
+
 @pytest.mark.parametrize(
     ("inp", "text"),
     [
