@@ -47,6 +47,9 @@ class GatewayFacts(Facts):
     stage: str = Field(description="Stage of the REST API")
     api_id: str | None = Field(None, description="Id of the REST API; looked up by name when absent")
     log_group: str | None = None
+    variable: str = Field(
+        "lambdaAlias", description="Stage variable by which the integration names the alias; for traffic = 'gateway'"
+    )
 
 
 class DatabaseFacts(Facts):
@@ -108,6 +111,9 @@ class Stage(Facts):
     database: DatabaseFacts
     deploy: DeployPolicy = DeployPolicy()
     rollback: RollbackPolicy = RollbackPolicy()
+    traffic: Literal["alias", "gateway"] = Field(
+        "alias", description="How traffic is split between two versions: weighted alias, or canary of the REST API"
+    )
     gates: dict[str, GatePolicy] = Field(default_factory=dict, description="Policy a gate id; 'default' for the rest")
     channels: Channels = Channels()
     ui_url: str | None = Field(None, description="Base URL of the Temporal UI; filled in from the settings")
