@@ -15,7 +15,7 @@ from pydantic import Field
 from activities.stage import Facts
 
 BUCKETS_PER_DOUBLING = 6
-"""Each bucket is a twelfth (2 ** (1 / 6) = 1.12) wider than the one before it."""
+"""Each bucket reaches 12 % further (2 ** (1 / 6)) than the one before it."""
 
 LAST_BUCKET = 90
 """Holds everything above 29 seconds, where a gateway has long given up."""
@@ -35,7 +35,7 @@ def upper_ms(bucket: int) -> float:
 
 
 class VersionCounts(Facts):
-    """Invocations of one version over some minutes. No traffic is 0 invocations; not measured is no ``VersionCounts``."""
+    """One version over some minutes. No traffic is 0 invocations; not measured is no ``VersionCounts`` at all."""
 
     version: str = Field(description="Published version of the function")
     invocations: int = Field(ge=0)
