@@ -54,12 +54,12 @@ class Logs:
         """
         group = window.stage.log_group
         try:
-            logged = list(self._events(window, LOGGED))
-            raised = list(self._events(window, RAISED))
-            finished = sum(1 for _ in self._events(window, FINISHED))
+            logged = list(self.events(window, LOGGED))
+            raised = list(self.events(window, RAISED))
+            finished = sum(1 for _ in self.events(window, FINISHED))
         except self._logs.exceptions.ResourceNotFoundException:
             return LogErrors(summary=f"log group {group} does not exist: errors are not known", complete=False)
-        except _TooMuch:
+        except TooMuchError:
             return LogErrors(
                 summary=f"{group} holds more lines than can be read at once: take a shorter window", complete=False
             )
@@ -77,7 +77,12 @@ class Logs:
             samples=tuple(shown(event["message"]) for event in newest[:_SAMPLES]),
         )
 
-    def _events(self, window: Window, pattern: str) -> Iterator[FilteredLogEventTypeDef]:
+    def events(self, window: Window, pattern: str) -> Iterator[FilteredLogEventTypeDef]:
+        """Lines in the window that fit the filter pattern, stream by stream in order.
+
+        Raises:
+            TooMuchError: there are more than are read at once.
+        """
         for prefix in stream_prefixes(window):
             narrowed: _Narrowed = {"logStreamNamePrefix": prefix} if prefix else {}
             pages = self._logs.get_paginator("filter_log_events").paginate(
@@ -89,7 +94,7 @@ class Logs:
             )
             for number, page in enumerate(pages):
                 if number >= _MOST_PAGES:
-                    raise _TooMuch
+                    raise TooMuchError
                 activity.heartbeat({"phase": f"reading {window.stage.log_group}", "page": number})
                 yield from page["events"]
 
@@ -110,8 +115,8 @@ class _Narrowed(TypedDict, total=False):
     logStreamNamePrefix: str
 
 
-class _TooMuch(Exception):
-    pass
+class TooMuchError(Exception):
+    """More lines than are read at once."""
 
 
 def shown(line: str) -> str:
