@@ -10,6 +10,7 @@ import jinja2
 from pydantic import Field
 from temporalio import activity
 
+from activities.charts import Chart, draw
 from activities.errors import classified
 from activities.stage import Facts
 
@@ -28,6 +29,7 @@ class RunRecord(Facts):
     state: dict[str, Any]
     facts: dict[str, Any] = Field(default_factory=dict)
     charts: dict[str, str] = Field(default_factory=dict, description="SVG documents by title")
+    series: tuple[Chart, ...] = Field((), description="What the run watched, drawn when the report is written")
 
 
 def _moment(text: str | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
@@ -56,8 +58,11 @@ def _environment() -> jinja2.Environment:
 def render(record: RunRecord) -> dict[str, str]:
     """The report in each format, by file ending."""
     environment = _environment()
-    values = {"run": record.state, "facts": record.facts, "charts": record.charts}
+    drawn = {chart.title: svg for chart in record.series if (svg := draw(chart)) is not None}
+    values = {"run": record.state, "facts": record.facts, "charts": record.charts | drawn}
     document = {**record.state, "facts": record.facts}
+    if record.series:
+        document["series"] = [chart.model_dump(mode="json") for chart in record.series]
     return {
         "md": environment.get_template("report.md.j2").render(values),
         "html": environment.get_template("report.html.j2").render(values),

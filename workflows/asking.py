@@ -137,8 +137,19 @@ class Asking(Steps[I]):
 
     # --- waits --------------------------------------------------------------------------------------------------
 
-    async def wait(self, wait_id: str, duration: timedelta, title: str) -> None:
-        """Wait on a durable timer that operators can extend or end. Skipped in a dry run."""
+    async def wait(
+        self,
+        wait_id: str,
+        duration: timedelta,
+        title: str,
+        *,
+        every: timedelta | None = None,
+        watch: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
+        """Wait on a durable timer that operators can extend or end. Skipped in a dry run.
+
+        With ``watch`` it looks ``every`` so often meanwhile; True ends the wait.
+        """
         step = self._find_step(wait_id, title, Kind.WAIT)
         if self.inp.dry_run:
             step.state, step.summary = State.SKIPPED, f"would wait {length(duration)}"
@@ -152,14 +163,17 @@ class Asking(Steps[I]):
             self.refresh()
             try:
                 while (until := wait.until) > workflow.now():
+                    left = until - workflow.now()
+                    pause = min(left, every) if watch and every else left
                     try:
                         await workflow.wait_condition(
                             lambda until=until: wait.until != until,  # type: ignore[misc]
-                            timeout=until - workflow.now(),
+                            timeout=pause,
                             timeout_summary=f"{title}, until {until:%H:%M:%S} UTC",
                         )
                     except TimeoutError:
-                        break
+                        if watch is None or await watch():
+                            break
             finally:
                 self.state.waits.remove(wait)
             step.summary = f"waited {length(workflow.now() - now)}"

@@ -77,6 +77,8 @@ class Runbook(Asking[I]):
         super().__init__()
         self.cursor: dict[str, Any] | None = None
         self._lock_asked = False
+        self.beside_holder = False
+        """Whether the run goes on without waiting for the stage, because people allowed it at a gate."""
 
     @abstractmethod
     async def procedure(self, inp: I) -> str:
@@ -125,9 +127,13 @@ class Runbook(Asking[I]):
         if not hasattr(self, "stage"):
             self._enter(Phase.LOOKING)
             self.stage = await self._run_activity("resolve-stage", f"what is {inp.stage}?", Stages.resolve, inp.stage)
+        await self.preflight(inp)
         if self.spec.changes and not inp.dry_run:
             await self._take_lock(inp)
         return await self.procedure(inp)
+
+    async def preflight(self, inp: I) -> None:
+        """What has to be looked at before the run queues for the stage. Only looks and gates."""
 
     def _take_up(self, carried: Carried) -> I:
         """Go on where the run before this one of the same workflow left off."""
@@ -260,6 +266,7 @@ class Runbook(Asking[I]):
             run_id=self.state.run_id,
             state=self.state.model_dump(mode="json"),
             facts=self.facts,
+            series=tuple(self.charts),
         )
         try:
             self.state.report = await self._run_activity(
@@ -341,6 +348,10 @@ class Runbook(Asking[I]):
             await self._run_activity(
                 f"lock{suffix}", f"take {inp.stage} for this run", Locks.request, self._lock_request(), policy.LOCK
             )
+            if self.beside_holder:
+                self.say(f"queues for {inp.stage}, and goes on without waiting, as was approved", level="warning")
+                self._enter(Phase.LOOKING)
+                return
             try:
                 await workflow.wait_condition(
                     lambda: self.state.lock.held,

@@ -13,6 +13,7 @@ from temporalio.common import Priority
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 from temporalio.exceptions import TimeoutError as ActivityTimeout
 
+from activities.charts import Chart
 from activities.evidence import Finding
 from activities.messages import Announcement, Severity
 from activities.notifications import Notifications
@@ -52,6 +53,7 @@ class Steps(OperatorSurface, Generic[I]):
     def __init__(self) -> None:
         super().__init__()
         self.facts: dict[str, Scalar] = {}
+        self.charts: list[Chart] = []
         self._undos: list[tuple[str, Undo]] = []
         self._would: list[str] = []
         self._background: list[asyncio.Task[None]] = []
