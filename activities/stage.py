@@ -7,10 +7,12 @@ histories for years: fields are only ever added, always with a default. No field
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, time, timedelta
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+from activities.time_zones import zone
 
 SecretRef = Annotated[
     str,
@@ -85,6 +87,37 @@ class RollbackPolicy(Facts):
     )
 
 
+class MaintenanceWindow(Facts):
+    """A time of the week in which a stage may be migrated."""
+
+    days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = Field(
+        min_length=1, description="Days on which it opens"
+    )
+    opens: time = Field(description="When it opens, by the clock of the policy's time zone, such as 22:00")
+    closes: time = Field(description="When it closes; at or before 'opens' means on the next day")
+
+    @field_validator("opens", "closes")
+    @classmethod
+    def _by_the_clock(cls, value: time) -> time:
+        if value.tzinfo is not None:
+            raise ValueError("give the time without an offset: the policy's time_zone holds")
+        return value
+
+
+class MaintenancePolicy(Facts):
+    """When a stage may be migrated: low-traffic times. The rules that read it are in ``workflows/maintenance.py``."""
+
+    time_zone: str = Field("UTC", pattern=r"^[A-Za-z][\w+/-]*$", description="IANA name, such as Europe/Berlin")
+    windows: tuple[MaintenanceWindow, ...] = Field(min_length=1)
+    holidays: tuple[date, ...] = Field((), description="Days on which no window opens, because nobody is there")
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        zone(value)
+        return value
+
+
 class Channels(Facts):
     """Where announcements of this stage go. Each names a provider configured for the worker."""
 
@@ -115,6 +148,7 @@ class Stage(Facts):
         "alias", description="How traffic is split between two versions: weighted alias, or canary of the REST API"
     )
     gates: dict[str, GatePolicy] = Field(default_factory=dict, description="Policy a gate id; 'default' for the rest")
+    maintenance: MaintenancePolicy | None = Field(None, description="When it may be migrated; absent means always")
     channels: Channels = Channels()
     ui_url: str | None = Field(None, description="Base URL of the Temporal UI; filled in from the settings")
     waive_gates_in_incident: bool = Field(

@@ -20,6 +20,7 @@ PASS_THROUGH = (
     "workflows.converter",
     "workflows.details",
     "workflows.gates",
+    "workflows.maintenance",
     "workflows.model",
     "workflows.policy",
     "workflows.search_attributes",
