@@ -2,60 +2,29 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import Field
 from temporalio import workflow
 
-from activities.api import Api, Health, HealthCheck
-from activities.database import Connections, Database
-from activities.deployment_models import (
-    CheckTarget,
-    Deployed,
-    DeployInput,
-    FindTarget,
-    Former,
-    PointAlias,
-    RollbackTarget,
-)
+from activities.deployment_models import Deployed, DeployInput, Former, PointAlias, RollbackTarget
 from activities.deployments import Deployments
-from activities.logs import LogErrors, Logs
-from activities.messages import Announcement, TicketRequest
-from activities.metrics import ErrorRate, Metrics, Window
-from activities.notifications import Notifications
-from activities.releases import LedgerEntry, ReleaseFacts, Strategy
-from activities.stacks import Stacks, StackStatus
-from activities.stage import GatePolicy
-from activities.tickets import Tickets
+from activities.metrics import Metrics
+from activities.releases import ReleaseFacts, Strategy
 from workflows import policy
-from workflows.model import Kind, Name, Phase, RunbookInput, RunbookResult, Scalar, StepSpec
-from workflows.runbook import Runbook, RunbookSpec, Undo
-
-CHECKLIST = (
-    ("api", "Verified API is responding normally"),
-    ("errors", "Checked Lambda error logs (should be < 0.1%)"),
-    ("database", "Confirmed database connections are stable"),
-    ("metrics", "Validated metrics in CloudWatch"),
-    ("stakeholders", "Notified stakeholders"),
-    ("ticket", "Created incident ticket for investigation"),
-    ("post-mortem", "Scheduled post-mortem (if needed)"),
-)
-"""The document's post-rollback checklist, word for word."""
-
-KEEP = GatePolicy(time_limit=timedelta(hours=1), on_timeout="approve")
-"""Where the service is not well after the rollback: unanswered, what was broken before does not come back."""
+from workflows.model import Kind, RunbookResult, StepSpec
+from workflows.rollback import AFTER, BEFORE, CHECKLIST, KEEP_GATE, Rollback, RollbackInput
+from workflows.runbook import RunbookSpec, Undo
 
 
-class QuickRollbackInput(RunbookInput):
+class QuickRollbackInput(RollbackInput):
     strategy: Strategy | None = Field(
         None, description="redeploy, alias, cloudformation or command; the stage's own when absent"
     )
-    to: Name | None = Field(None, description="Commit, label or Lambda version to go to; the last good one when absent")
 
 
 @workflow.defn(name="QuickRollback")
-class QuickRollback(Runbook[QuickRollbackInput]):
+class QuickRollback(Rollback[QuickRollbackInput]):
     """Put the last good release back.
 
     Identify what is live and what was good before it; verify that this still exists unaltered; ask (unless the stage's
@@ -75,24 +44,12 @@ class QuickRollback(Runbook[QuickRollbackInput]):
             StepSpec(
                 id="roll-back", title="Roll back", kind=Kind.CHANGE, undo="what was live before is deployed again"
             ),
-            StepSpec(
-                id="ledger", title="Enter it in the deploy ledger", kind=Kind.CHANGE, undo="a later entry corrects it"
-            ),
-            StepSpec(id="database", title="Database connections", kind=Kind.LOOK),
-            StepSpec(id="health", title="Verify /health", kind=Kind.LOOK),
-            StepSpec(id="stack", title="Verify the stack's status", kind=Kind.LOOK),
-            StepSpec(id="sample", title="Make a sample call", kind=Kind.LOOK),
-            StepSpec(id="watch", title="Let traffic run on the restored release", kind=Kind.WAIT),
-            StepSpec(id="errors-metrics", title="Error rate since, from CloudWatch metrics", kind=Kind.LOOK),
-            StepSpec(id="errors-logs", title="Error rate since, from the logs", kind=Kind.LOOK),
-            StepSpec(id="database-after", title="Database connections after", kind=Kind.LOOK),
-            StepSpec(id="notify", title="Notify the team", kind=Kind.TELL),
-            StepSpec(id="ticket", title="Create the incident ticket", kind=Kind.TELL),
+            *AFTER,
         ),
         checklist=CHECKLIST,
         gates=(
             ("approve-rollback", "Roll back? With from, to, strategy and why"),
-            ("keep-rollback", "Only when the service is not well afterwards: keep the restored release?"),
+            KEEP_GATE,
         ),
         example={"stage": "production", "reason": "500s since the 14:02 deploy", "requested_by": "ann"},
     )
@@ -102,57 +59,14 @@ class QuickRollback(Runbook[QuickRollbackInput]):
         return await self.conduct(payload)
 
     async def procedure(self, inp: QuickRollbackInput) -> str:
-        self._strategy: Strategy = inp.strategy or self.stage.rollback.strategy
+        self._strategy = self._way = inp.strategy or self.stage.rollback.strategy
         target = await self._identify()
-        await self.observe("errors-before", Metrics.error_rate, self._window(_BEFORE))
+        await self.observe("errors-before", Metrics.error_rate, self._window(BEFORE))
         target = await self._approval(target)
         version = await self._roll_back(target)
         verdict = await self._verify(target, version)
         await self._tell_people(target, verdict)
         return f"{target.current.name} → {target.target.name} by {self._strategy}; {verdict}"
-
-    # --- what to go back to -------------------------------------------------------------------------------------
-
-    async def _identify(self) -> RollbackTarget:
-        wanted = FindTarget(stage=self.stage, strategy=self._strategy, to=self.inp.to)
-        target = await self.look("identify", Deployments.find_target, wanted)
-        for note in target.notes:
-            self.say(note, level="warning")
-        asked = CheckTarget(stage=self.stage, strategy=self._strategy, target=target.target)
-        check = await self.look("check-target", Deployments.check_target, asked)
-        if not check.ok:
-            why = "; ".join(check.problems)
-            name = target.target.name
-            raise self.stop(f"{name} cannot be gone back to: {why}. Name another release as 'to'", "TargetUnhealthy")
-        self.facts |= {"from": target.current.name, "to": target.target.name, "strategy": self._strategy}
-        return target
-
-    def _plan(self, target: RollbackTarget) -> dict[str, Scalar]:
-        return {
-            "stage": self.stage.name,
-            "strategy": self._strategy,
-            "from": target.current.name,
-            "to": target.target.name,
-            "to release": target.target.release,
-            "to version": target.target.version,
-            "to code": target.target.code_sha256,
-            "to template": target.target.template_sha256,
-        }
-
-    async def _approval(self, target: RollbackTarget) -> RollbackTarget:
-        """Ask for exactly this rollback; when the world has moved on by the time of the yes, it is asked again."""
-
-        async def look_again() -> dict[str, Scalar]:
-            nonlocal target
-            target = await self._identify()
-            return self._plan(target)
-
-        waived = None
-        if self.inp.incident and self.stage.waive_gates_in_incident:
-            waived = f"the stage's policy waives it for the ongoing incident {self.inp.incident}"
-        question = f"Roll {self.stage.name} back from {target.current.name} to {target.target.name}?"
-        await self.gate("approve-rollback", question, self._plan(target), recheck=look_again, waived=waived)
-        return target
 
     # --- the change ---------------------------------------------------------------------------------------------
 
@@ -180,7 +94,7 @@ class QuickRollback(Runbook[QuickRollbackInput]):
             case "redeploy" | "command":
                 deployed = await self._redeploy(target, former, would)
                 version = deployed.version if deployed else None
-        await self._enter_in_ledger(target, former)
+        await self._enter_in_ledger(target, former.live)
         return version
 
     async def _redeploy(self, target: RollbackTarget, former: Former, would: str) -> Deployed | None:
@@ -224,152 +138,3 @@ class QuickRollback(Runbook[QuickRollbackInput]):
             else None,
         )
         return target.target.version
-
-    async def _enter_in_ledger(self, target: RollbackTarget, former: Former) -> None:
-        now = workflow.now()
-
-        def entry(release: ReleaseFacts, at: datetime, **more: Any) -> LedgerEntry:
-            return LedgerEntry.model_validate(
-                {
-                    **release.model_dump(),
-                    "release": release.release or release.name,
-                    "app": self.stage.deploy.app,
-                    "stage": self.stage.name,
-                    "stack": self.stage.stack,
-                    "engine": self.stage.deploy.engine,
-                    "deployed_at": at,
-                    "deployed_by": self.inp.requested_by or "QuickRollback",
-                    "run": self.state.workflow_id,
-                    "id": self.state.run_id,
-                    **more,
-                }
-            )
-
-        replaced = target.current.release
-        await self.change(
-            "ledger",
-            Deployments.record,
-            entry(target.target, now, kind="rollback", replaced=replaced),
-            would=f"enter the rollback to {target.target.name} in the deploy ledger",
-            undo=Undo(
-                f"enter in the deploy ledger that {former.live.name} is live again",
-                Deployments.record,
-                entry(former.live, now + timedelta(seconds=1)),
-            ),
-        )
-
-    # --- did it help? -------------------------------------------------------------------------------------------
-
-    async def _verify(self, target: RollbackTarget, version: str | None) -> str:
-        """All the document wants looked at. Returns the verdict; asks people when it is not a good one."""
-        self._enter(Phase.VERIFYING)
-        rules, began = self.stage.rollback, workflow.now()
-        before = await self.observe("database", Database.connections, self.stage)
-        health = await self._health()
-        stack = await self.observe("stack", Stacks.status, self.stage)
-        sample = await self.observe("sample", Api.sample_calls, self.stage)
-        sampled = sample.summary if sample else "no sample call"
-        self.check("api", health.ok and sample is not None and sample.ok, f"{health.summary}; {sampled}")
-        await self.wait("watch", rules.error_window + rules.metrics_delay, "let traffic run, then measure errors")
-        self._enter(Phase.VERIFYING)
-        end = max(workflow.now() - rules.metrics_delay, began + _MOMENT)
-        since = Window(stage=self.stage, start=began, end=end, version=version)
-        if self.inp.dry_run:
-            since = self._window(_BEFORE)
-        metrics = await self.observe("errors-metrics", Metrics.error_rate, since)
-        logs = await self.observe("errors-logs", Logs.errors, since)
-        after = await self.observe(
-            "database-after", Database.connections, self.stage, title="Database connections after"
-        )
-        limit = rules.error_rate_below
-        self.check("errors", _below(logs, limit), logs.summary if logs else "the logs could not be read")
-        self.check("metrics", _below(metrics, limit), metrics.summary if metrics else "the metrics could not be read")
-        self.check("database", *connections_stable(before, after))
-        problems = self._problems(health, stack, [found.rate for found in (metrics, logs) if found])
-        if not problems:
-            return f"verified: {health.summary}; {logs.summary if logs else 'logs not read'}"
-        await self._ask_to_keep(target, problems)
-        return f"NOT verified: {'; '.join(problems)}"
-
-    async def _health(self) -> Health:
-        rules = self.stage.rollback
-        check = HealthCheck(
-            stage=self.stage,
-            consecutive=rules.health_checks,
-            interval=rules.health_interval,
-            patience=rules.health_patience,
-        )
-        return await self.look("health", Api.health, check, policy.WATCH)
-
-    def _problems(self, health: Health, stack: StackStatus | None, rates: list[float | None]) -> list[str]:
-        """What is not as it should be. Not being able to measure is a problem of its own, not a good sign."""
-        limit = self.stage.rollback.error_rate_below
-        problems = [] if health.ok else [health.summary]
-        if stack is not None and stack.healthy is False:
-            problems.append(f"the stack is not healthy: {stack.summary}")
-        measured = [rate for rate in rates if rate is not None]
-        if not measured:
-            problems.append("no traffic could be measured since the rollback")
-        elif max(measured) >= limit:
-            problems.append(f"errors are at {max(measured):.2%}, the limit is {limit:.2%}")
-        return problems
-
-    async def _ask_to_keep(self, target: RollbackTarget, problems: list[str]) -> None:
-        question = (
-            f"{self.stage.name} is not well after the rollback. Keep {target.target.name}? No puts back what was live"
-        )
-        await self.gate("keep-rollback", question, {"problems": "; ".join(problems)}, fallback=KEEP)
-
-    def _window(self, length: timedelta) -> Window:
-        return Window(stage=self.stage, start=workflow.now() - length, end=workflow.now())
-
-    # --- people -------------------------------------------------------------------------------------------------
-
-    async def _tell_people(self, target: RollbackTarget, verdict: str) -> None:
-        stage, reason = self.stage, self.inp.reason
-        story = f"**{target.current.name}** → **{target.target.name}** ({self._strategy}).\nReason: {reason}\n{verdict}"
-        message = Announcement(
-            channels=stage.channels,
-            key=self.key("notify"),
-            title=f"{stage.name} was rolled back to {target.target.name}",
-            text=story,
-            severity="warning",
-            links=self.links(),
-        )
-        told = await self.tell("notify", Notifications.announce, message, would="tell the team in chat")
-        self.check(
-            "stakeholders", bool(told and told.delivered_by), f"told {told.delivered_by}" if told else "nobody took it"
-        )
-        request = TicketRequest(
-            channels=stage.channels,
-            key=self.key("ticket"),
-            title=f"Investigate: {stage.name} was rolled back from {target.current.name}",
-            text=story,
-            labels=("incident", "rollback"),
-            links=self.links(),
-        )
-        ticket = await self.tell("ticket", Tickets.create, request, would="create an incident ticket")
-        self.check("ticket", ticket is not None, f"{ticket.url or ticket.id}" if ticket else "no ticket system took it")
-        if self.inp.incident:
-            self.check("post-mortem", True, f"incident {self.inp.incident} schedules it")
-        else:
-            self.check("post-mortem", False, "a person decides whether one is needed: tick 'post-mortem'")
-
-
-_MOMENT = timedelta(seconds=1)
-_BEFORE = timedelta(minutes=10)
-"""The document looks at the last ten minutes."""
-
-
-def _below(found: ErrorRate | LogErrors | None, limit: float) -> bool:
-    return found is not None and found.rate is not None and found.rate < limit
-
-
-def connections_stable(before: Connections | None, after: Connections | None) -> tuple[bool, str]:
-    """Whether the database kept answering and its connections did not run away: at most half as many again, and ten."""
-    if before is None or after is None:
-        return False, "the database could not be asked twice"
-    if before.current is None or after.current is None:
-        return True, f"answers in {after.ping_ms:.0f} ms; the server does not count its connections"
-    stable = after.current <= before.current * 1.5 + 10
-    return stable, f"{before.current} connections, then {after.current}; answers in {after.ping_ms:.0f} ms"
