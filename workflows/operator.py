@@ -93,6 +93,7 @@ class OperatorSurface:
         self._body: asyncio.Task[Any] | None = None
         self._aborted: By | None = None
         self._undoing = False
+        self._stale = False
 
     # --- the timeline and the page ------------------------------------------------------------------------------
 
@@ -108,7 +109,16 @@ class OperatorSurface:
         self.refresh()
 
     def refresh(self) -> None:
-        """Render the run's page; served by the built-in metadata query and never stored in the history."""
+        """Have the run's page rendered, once for all changes of this moment.
+
+        It is served by the built-in metadata query and never stored in the history.
+        """
+        if not self._stale:
+            self._stale = True
+            asyncio.get_running_loop().call_soon(self._render)
+
+    def _render(self) -> None:
+        self._stale = False
         steps = self.state.steps
         over = sum(step.ended_at is not None for step in steps)
         self.state.percent = 100 if self.state.outcome else int(99 * over / len(steps)) if steps else 0

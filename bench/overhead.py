@@ -1,0 +1,146 @@
+"""What the frame costs: a runbook of N steps beside a bare workflow that calls the same N no-op activities.
+
+Both run on the same server, worker and client, in turns, so that whatever else the machine does hits both. The frame's
+run also records its stage, shows its page, sets search attributes and writes a record; the ratio a step is of the
+difference between a long and a short run, so that what a run costs once is shown apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+import uuid
+from typing import Any
+
+from temporalio import activity, workflow
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+
+from activities.evidence import Finding
+from activities.reports import RunRecord
+from activities.stage import Stage
+from bench.server import environment
+from workflows import policy
+from workflows.model import RunbookInput, RunbookResult
+from workflows.runbook import Runbook, RunbookSpec
+
+SHORT, LONG, ROUNDS = 5, 45, 15
+
+
+class Nothing:
+    """No-op activities under the names that the frame calls."""
+
+    @activity.defn(name="bench.nothing")
+    async def nothing(self, stage: Stage) -> Finding:
+        return Finding(summary="nothing")
+
+    @activity.defn(name="stages.resolve")
+    async def resolve(self, name: str) -> Stage:
+        return STAGE
+
+    @activity.defn(name="reports.write")
+    async def write(self, record: RunRecord) -> dict[str, str]:
+        return {}
+
+
+STAGE = Stage.model_validate(
+    {
+        "name": "bench",
+        "function": "f",
+        "url": "http://127.0.0.1:1",
+        "api_key": "env:NONE",
+        "log_group": "g",
+        "gateway": {"name": "a", "stage": "bench"},
+        "database": {"uri": "env:NONE", "name": "d"},
+    }
+)
+
+
+class BenchInput(RunbookInput):
+    steps: int
+
+
+@workflow.defn(name="BenchRunbook")
+class BenchRunbook(Runbook[BenchInput]):
+    """N looks, one after the other."""
+
+    spec = RunbookSpec(input=BenchInput, when="bench", steps=(), checklist=(), gates=(), example={}, changes=False)
+
+    @workflow.run
+    async def run(self, *payload: Any) -> RunbookResult:
+        return await self.conduct(payload)
+
+    async def procedure(self, inp: BenchInput) -> str:
+        for number in range(inp.steps):
+            await self.look(f"step-{number}", Nothing.nothing, self.stage)
+        return "done"
+
+
+@workflow.defn(name="BenchBare")
+class BenchBare:
+    """The same activities with the same arguments, and nothing else."""
+
+    @workflow.run
+    async def run(self, steps: int) -> None:
+        for _ in range(steps):
+            await workflow.execute_activity_method(Nothing.nothing, STAGE, **policy.LOOK)
+
+
+async def timed(client: Client, queue: str, name: str, argument: Any) -> float:
+    began = time.perf_counter()
+    await client.execute_workflow(name, argument, id=f"bench-{uuid.uuid4()}", task_queue=queue)
+    return time.perf_counter() - began
+
+
+async def measure(env: WorkflowEnvironment) -> dict[str, float]:
+    """Median seconds of each kind of run."""
+    queue, nothing = "bench", Nothing()
+    worker = Worker(
+        env.client,
+        task_queue=queue,
+        workflows=[BenchRunbook, BenchBare],
+        activities=[nothing.nothing, nothing.resolve, nothing.write],
+    )
+    kinds: dict[str, tuple[str, Any]] = {
+        f"{kind} {steps}": (
+            ("BenchBare", steps)
+            if kind == "bare"
+            else ("BenchRunbook", {"stage": "bench", "reason": "bench", "steps": steps})
+        )
+        for kind in ("bare", "frame")
+        for steps in (SHORT, LONG)
+    }
+    taken: dict[str, list[float]] = {kind: [] for kind in kinds}
+    async with worker:
+        for turn in range(ROUNDS + 2):
+            for kind, (name, argument) in kinds.items():
+                seconds = await timed(env.client, queue, name, argument)
+                if turn >= 2:  # the first turns warm caches up
+                    taken[kind].append(seconds)
+    return {kind: statistics.median(values) for kind, values in taken.items()}
+
+
+def main() -> None:
+    async def work() -> dict[str, float]:
+        async with environment() as env:
+            return await measure(env)
+
+    found = asyncio.run(work())
+    per_step = {
+        kind: (found[f"{kind} {LONG}"] - found[f"{kind} {SHORT}"]) / (LONG - SHORT) * 1000 for kind in ("bare", "frame")
+    }
+    ratio = per_step["frame"] / per_step["bare"]
+    once = (found[f"frame {SHORT}"] - SHORT * per_step["frame"] / 1000) - (
+        found[f"bare {SHORT}"] - SHORT * per_step["bare"] / 1000
+    )
+    print("Overhead of the frame (median of", ROUNDS, "runs each, in turns)")
+    print(f"  bare workflow   {per_step['bare']:6.2f} ms a step")
+    print(f"  runbook         {per_step['frame']:6.2f} ms a step")
+    print(f"  ratio a step    {ratio:6.2f}   (promised: at most 1.15)")
+    print(f"  once a run      {once * 1000:6.1f} ms more (stage, search attributes, page, record)")
+
+
+if __name__ == "__main__":
+    main()
