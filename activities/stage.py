@@ -118,6 +118,47 @@ class MaintenancePolicy(Facts):
         return value
 
 
+class AtlasFacts(Facts):
+    """The cluster of this stage in MongoDB Atlas, and who may work on it through the Administration API v2."""
+
+    group: str = Field(pattern=r"^[\w-]+$", description="Id of the project (the API calls it a group)")
+    cluster: str = Field(pattern=r"^[A-Za-z0-9][\w-]*$", description="Name of the cluster")
+    url: str = Field("https://cloud.mongodb.com", description="Base URL, without a trailing slash")
+    auth: Literal["service_account", "digest"] = Field(
+        "service_account", description="A service account (client id and secret), or an API key pair over HTTP digest"
+    )
+    id: SecretRef = Field(description="Reference to the client id, or to the public key")
+    secret: SecretRef = Field(description="Reference to the client secret, or to the private key")
+    retention_days: int = Field(7, ge=1, le=365, description="How long Atlas keeps a snapshot taken on demand")
+    scratch_cluster: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][\w-]*$",
+        description="Existing cluster of the project to restore into first. A restore deletes everything in it",
+    )
+    scratch_uri: SecretRef | None = Field(None, description="Reference to the connection string of that cluster")
+
+
+class BackupPolicy(Facts):
+    """How the stage's database is backed up, and where the backups lie."""
+
+    provider: Literal["archive", "atlas"] = Field(
+        "archive", description="archive: a logical dump that this project makes; atlas: snapshots of Atlas"
+    )
+    location: str | None = Field(
+        None,
+        pattern=r"^(s3://[\w.-]+(/[\w./=-]+)?|file:///[\w./ -]+)$",
+        description="s3://bucket/prefix or file:///folder of the archives; the records bucket when absent",
+    )
+    uri: SecretRef | None = Field(
+        None,
+        description=(
+            "Connection string of a user who may read the database, fill it, and do the same to databases named after "
+            "it with _scratch and _restored; the API's own when absent"
+        ),
+    )
+    atlas: AtlasFacts | None = Field(None, description="Needed for provider 'atlas'")
+
+
 class Channels(Facts):
     """Where announcements of this stage go. Each names a provider configured for the worker."""
 
@@ -144,6 +185,7 @@ class Stage(Facts):
     database: DatabaseFacts
     deploy: DeployPolicy = DeployPolicy()
     rollback: RollbackPolicy = RollbackPolicy()
+    backup: BackupPolicy = BackupPolicy()
     traffic: Literal["alias", "gateway"] = Field(
         "alias", description="How traffic is split between two versions: weighted alias, or canary of the REST API"
     )
