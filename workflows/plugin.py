@@ -16,6 +16,8 @@ PASS_THROUGH = (
     # Interfaces and plain models. Loading them once instead of once a run keeps the start of a run cheap.
     "activities",
     "workflows.canary_evidence",
+    "workflows.batch_control",
+    "workflows.batched_update_model",
     "workflows.canary_judge",
     "workflows.converter",
     "workflows.details",
