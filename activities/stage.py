@@ -87,6 +87,16 @@ class RollbackPolicy(Facts):
     )
 
 
+class CanaryPolicy(Facts):
+    """What a version has to keep to while it gets traffic back step by step; errors as in ``rollback``."""
+
+    max_latency_ms: float = Field(2000, gt=1, le=29000, description="Slower than this is a slow answer: degraded")
+    min_sample: int = Field(50, ge=1, description="Fewest invocations of each version before it is judged good")
+    migration: Literal["refuse", "gate"] = Field(
+        "refuse", description="What a rollback does while a database migration of the same stage is in flight"
+    )
+
+
 class MaintenanceWindow(Facts):
     """A time of the week in which a stage may be migrated."""
 
@@ -189,6 +199,7 @@ class Stage(Facts):
     traffic: Literal["alias", "gateway"] = Field(
         "alias", description="How traffic is split between two versions: weighted alias, or canary of the REST API"
     )
+    canary: CanaryPolicy = CanaryPolicy()
     gates: dict[str, GatePolicy] = Field(default_factory=dict, description="Policy a gate id; 'default' for the rest")
     maintenance: MaintenancePolicy | None = Field(None, description="When it may be migrated; absent means always")
     channels: Channels = Channels()

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from activities.api import Api
-from activities.database import Database
-from activities.logs import Logs
-from activities.metrics import Metrics
 from temporalio.client import Client
 
+from activities.api import Api
+from activities.canary import Canary
 from activities.clients import Aws, http_client
+from activities.database import Database
 from activities.deployments import Deployments
+from activities.in_flight import Runs
 from activities.locks import Locks
+from activities.logs import Logs
+from activities.metrics import Metrics
 from activities.notifications import Notifications
 from activities.records import Records
 from activities.reports import Reports
@@ -22,6 +24,7 @@ from activities.settings import Settings
 from activities.stacks import Stacks
 from activities.stages import Stages
 from activities.tickets import Tickets
+from activities.traffic import Traffic
 
 
 def build_activities(settings: Settings, client: Client) -> list[Callable[..., Any]]:
@@ -36,6 +39,9 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
         Reports(records),
         Deployments(aws.cloudformation, aws.functions, records),
         Stacks(aws.cloudformation),
+        Traffic(aws.functions, aws.apigateway),
+        Canary(aws.logs),
+        Runs(client),
         Api(http, resolver),
         Metrics(aws.cloudwatch),
         Logs(aws.logs),

@@ -145,15 +145,16 @@ class Asking(Steps[I]):
         *,
         every: timedelta | None = None,
         watch: Callable[[], Awaitable[bool]] | None = None,
-    ) -> None:
+    ) -> bool:
         """Wait on a durable timer that operators can extend or end. Skipped in a dry run.
 
-        With ``watch`` it looks ``every`` so often meanwhile; True ends the wait.
+        With ``watch`` it looks ``every`` so often meanwhile; True ends the wait. Returns whether a person ended it.
         """
         step = self._find_step(wait_id, title, Kind.WAIT)
         if self.inp.dry_run:
             step.state, step.summary = State.SKIPPED, f"would wait {length(duration)}"
-            return
+            return False
+        by_hand = False
         async with self._step(wait_id, title, Kind.WAIT) as step:
             step.state = State.WAITING
             self._enter(Phase.WAITING)
@@ -171,12 +172,14 @@ class Asking(Steps[I]):
                             timeout=pause,
                             timeout_summary=f"{title}, until {until:%H:%M:%S} UTC",
                         )
+                        by_hand = wait.until < until
                     except TimeoutError:
                         if watch is None or await watch():
                             break
             finally:
                 self.state.waits.remove(wait)
             step.summary = f"waited {length(workflow.now() - now)}"
+        return by_hand
 
 
 def _plan_text(gate: Gate) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from workflows.canary_rollback import CanaryRollback
 from workflows.quick_rollback import QuickRollback
 from workflows.runbook import Runbook
 from workflows.stage_lock import StageLock
 
-RUNBOOKS: tuple[type[Runbook[Any]], ...] = (QuickRollback,)
+RUNBOOKS: tuple[type[Runbook[Any]], ...] = (
+    QuickRollback,
+    CanaryRollback,
+)
 """What people start, in the order of the operational document."""
 
 WORKFLOWS: tuple[type, ...] = (*RUNBOOKS, StageLock)

@@ -19,6 +19,7 @@ PASS_THROUGH = (
     "workflows.batch_control",
     "workflows.batched_update_model",
     "workflows.canary_judge",
+    "workflows.canary_split",
     "workflows.converter",
     "workflows.details",
     "workflows.gates",
