@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
+from typing import Annotated
 
 from pydantic import Field
 
@@ -40,7 +41,7 @@ class VersionCounts(Facts):
     version: str = Field(description="Published version of the function")
     invocations: int = Field(ge=0)
     errors: int = Field(ge=0, description="Failed invocations and answers of 5xx, each invocation counted once")
-    latency: dict[int, int] = Field(
+    latency: dict[Annotated[int, Field(ge=0, le=LAST_BUCKET)], Annotated[int, Field(ge=0)]] = Field(
         default_factory=dict,
         description=(
             "Answers by bucket of duration (see bucket_of), empty where durations are not known. Of good answers only, "

@@ -25,10 +25,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-STRENGTHS = (2.0, 4.0, 16.0)
+STRENGTHS = (2.0, 8.0, 64.0)
 """How many times the claim is exceeded, in the alternatives averaged: a doubling, more, and something from nothing."""
 
-FROM_THE_START = 0.8
+FROM_THE_START = 0.9
 """Weight of the change that is there at the first look; the rest is spread over changes that come later."""
 
 
@@ -93,16 +93,15 @@ def _product(log_factors: Iterable[float], late: bool) -> float:
 
     The weights of the looks at which a change may begin add up to 1, so the sum's expectation stays at most 1.
     """
+    if not late:
+        return math.fsum(log_factors)
     total = -math.inf
     for number, log_factor in enumerate(log_factors, start=1):
-        if number == 1:
-            begins = math.log(FROM_THE_START) if late else 0.0
-        else:
-            begins = math.log((1 - FROM_THE_START) / (number * (number - 1))) if late else -math.inf
-        total = _log_sum((total, begins)) + log_factor
+        begins = FROM_THE_START if number == 1 else (1 - FROM_THE_START) / (number * (number - 1))
+        total = _log_sum((total, math.log(begins))) + log_factor
     return total
 
 
 def _log_sum(logs: Sequence[float]) -> float:
     top = max(logs)
-    return top + math.log(math.fsum(math.exp(each - top) for each in logs)) if top > -math.inf else top
+    return top + math.log(sum([math.exp(each - top) for each in logs])) if top > -math.inf else top

@@ -24,6 +24,7 @@ import math
 from collections.abc import Sequence
 from enum import StrEnum
 from functools import reduce
+from itertools import accumulate
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -32,7 +33,7 @@ from activities.stage import Facts
 from activities.version_counts import BUCKETS_PER_DOUBLING, LAST_BUCKET, VersionCounts, bucket_of
 from workflows.canary_evidence import Sample, above, average, below, higher
 
-_ERRORS, _LATENCY = 0.8, 0.2
+_ERRORS, _LATENCY = 0.9, 0.1
 """How the chance of a false alarm is shared out. Latency needs little: every answer has one."""
 
 _CERTAIN = 1e-6
@@ -57,7 +58,7 @@ class Limits(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, frozen=True)
 
     alpha: float = Field(
-        0.01,
+        0.02,
         gt=0,
         lt=0.5,
         description="Most likely share of bakes, however many looks they take, that are wrongly called worse; "
@@ -187,7 +188,7 @@ def _sum(sides: Sequence[VersionCounts]) -> VersionCounts:
 
 def _p(log_evidence: float, share: float = 1) -> float:
     """The chance of such evidence or more at any look, were it not so; with its share of alpha already paid for."""
-    return float(f"{min(1.0, math.exp(-log_evidence) / share if log_evidence < 700 else 1e-300):.3g}")
+    return float(f"{min(1.0, math.exp(-max(0.0, min(log_evidence, 600.0))) / share):.3g}")
 
 
 class _Aspect(NamedTuple):
@@ -218,15 +219,25 @@ def _improved(aspects: Sequence[_Aspect]) -> bool | None:
 def _slower(pairs: Sequence[Pair], limits: Limits, *, late: bool) -> float:
     """The logarithm of the evidence that the first side of the pairs is slower than the second beyond the tolerance."""
     wider = round(BUCKETS_PER_DOUBLING * math.log2(limits.latency_ratio))
+    slower = [
+        (_slower_than_each(first), _slower_than_each(second))
+        for first, second in pairs
+        if first.latency and second.latency
+    ]
     found = []
     for edge in _EDGES:
-        samples = [
-            Sample(first.timed, first.slower_than(edge + wider), second.timed, second.slower_than(edge))
-            for first, second in pairs
-        ]
+        samples = [Sample(x1[0], x1[min(edge + wider, LAST_BUCKET) + 1], x2[0], x2[edge + 1]) for x1, x2 in slower]
         seen = any(sample.x1 for sample in samples)
         found.append(higher(samples, margin=limits.slow_share, late=late) if seen else -math.inf)
     return average(found)
+
+
+def _slower_than_each(side: VersionCounts) -> list[int]:
+    """All answers, then those slower than the upper edge of bucket 0, of bucket 1, and so on."""
+    each = [0] * (LAST_BUCKET + 1)
+    for bucket, count in side.latency.items():
+        each[LAST_BUCKET - bucket] = count
+    return list(accumulate(each, initial=0))[::-1]
 
 
 def _compared(pairs: Sequence[Pair], restored: VersionCounts, replaced: VersionCounts, limits: Limits) -> Judgement:
@@ -271,6 +282,8 @@ def _compared(pairs: Sequence[Pair], restored: VersionCounts, replaced: VersionC
         reasons.append(f"version {restored.version} is above the limits, and not shown to be better")
     else:
         verdict = Verdict.BETTER_OR_EQUAL
+    if improved and verdict is Verdict.WORSE:
+        improved = None  # it cures one thing and breaks another
     if improved is False and verdict is not Verdict.WORSE:
         visible = of_errors.symptom or of_latency.symptom
         wrong = (
