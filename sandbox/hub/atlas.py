@@ -26,6 +26,7 @@ from sandbox.hub.journal import Event, Journal, Json
 _VERSIONED = re.compile(r"application/vnd\.atlas\.\d{4}-\d{2}-\d{2}\+json")
 _REALM = "MMS Public API"
 _TOKEN_LIFE = 3600
+_WINDOW_DAYS = 2
 
 
 class Refused(Exception):
@@ -112,7 +113,8 @@ class Atlas:
     """Snapshots, restore jobs, database users and database access history.
 
     A snapshot is ``queued`` for one ``step``, ``inProgress`` for another and then ``completed``; a restore job finishes
-    after two.
+    after two. Either ends ``failed`` instead where :meth:`fail_next` said so. While one snapshot is not finished Atlas
+    takes no other of the same cluster.
     """
 
     def __init__(self, journal: Journal, secret: str | None = None, step: timedelta = timedelta(seconds=1)) -> None:
@@ -124,6 +126,7 @@ class Atlas:
         self._restores: dict[str, Json] = {}
         self._users: dict[tuple[str, str, str], Json] = {}
         self._logins: list[Json] = []
+        self._failing: set[str] = set()
         journal.follow(self._apply)
 
     def handle(self, request: Request) -> Reply:
@@ -146,8 +149,21 @@ class Atlas:
         """Note that ``username`` authenticated against the cluster just now, for dbAccessHistory."""
         self._journal.append("atlas", f"{group}/{cluster}", "login", {"username": username})
 
+    def fail_next(self, kind: str) -> None:
+        """Let the next ``snapshot`` or ``restore`` end as failed."""
+        self._failing.add(kind)
+
+    def _fails(self, kind: str) -> bool:
+        failing = kind in self._failing
+        self._failing.discard(kind)
+        return failing
+
     def _route(self, request: Request) -> Reply:
         match (request.method, *request.path[3:]):
+            case ("GET", "groups", group, "clusters", cluster):
+                return answer(200, _cluster(group, cluster))
+            case ("GET", "groups", group, "clusters", cluster, "backup", "schedule"):
+                return answer(200, {"clusterName": cluster, "restoreWindowDays": _WINDOW_DAYS, "policies": []})
             case ("POST", "groups", group, "clusters", cluster, "backup", "snapshots"):
                 return self._take_snapshot(request, group, cluster)
             case ("GET", "groups", group, "clusters", cluster, "backup", "snapshots"):
@@ -181,7 +197,12 @@ class Atlas:
         days = sent.get("retentionInDays")
         if not isinstance(days, int) or isinstance(days, bool) or not 1 <= days <= 36500:
             raise Refused(400, "INVALID_ATTRIBUTE", "Invalid attribute retentionInDays specified.", "retentionInDays")
+        for row in self._of(self._snapshots, group, cluster):
+            if self._snapshot(row)["status"] in ("queued", "inProgress"):
+                detail = "An on-demand snapshot of this cluster is already queued or in progress."
+                raise Refused(409, "ON_DEMAND_SNAPSHOT_IN_PROGRESS", detail, cluster)
         kept: Json = {"id": secrets.token_hex(12), "days": days, "description": text_of(sent.get("description"))}
+        kept["fails"] = self._fails("snapshot")
         self._journal.append("atlas", f"{group}/{cluster}", "snapshot", kept)
         return answer(200, self._snapshot(self._snapshots[kept["id"]]))
 
@@ -201,6 +222,7 @@ class Atlas:
             raise Refused(400, "MISSING_ATTRIBUTE", "The required attribute pointInTimeUTCSeconds was not specified.")
         names = ("snapshotId", "targetClusterName", "targetGroupId", "pointInTimeUTCSeconds", "oplogTs", "oplogInc")
         kept = {"id": secrets.token_hex(12), "deliveryType": delivery} | {k: sent[k] for k in names if k in sent}
+        kept["fails"] = self._fails("restore")
         self._journal.append("atlas", f"{group}/{cluster}", "restore", kept)
         return answer(200, self._restore_job(self._restores[kept["id"]]))
 
@@ -263,7 +285,8 @@ class Atlas:
 
     def _snapshot(self, row: Json) -> Json:
         age = datetime.now(UTC) - row["at"]
-        status = "queued" if age < self._step else "inProgress" if age < 2 * self._step else "completed"
+        end = "failed" if row.get("fails") else "completed"
+        status = "queued" if age < self._step else "inProgress" if age < 2 * self._step else end
         return {
             "id": row["id"],
             "status": status,
@@ -278,10 +301,11 @@ class Atlas:
         }
 
     def _restore_job(self, row: Json) -> Json:
-        shown = {name: value for name, value in row.items() if name not in ("cluster", "at", "cancelled_at")}
+        shown = {name: value for name, value in row.items() if name not in ("cluster", "at", "cancelled_at", "fails")}
         done = row["at"] + 2 * self._step
         shown |= {"cancelled": row["cancelled_at"] is not None, "expired": False, "failed": False}
         if row["cancelled_at"] is None and datetime.now(UTC) >= done:
+            shown["failed"] = bool(row.get("fails"))
             shown["finishedAt"] = _iso(done)
         if row.get("snapshotId"):
             shown["timestamp"] = _iso(self._snapshots[row["snapshotId"]]["at"])
@@ -309,6 +333,21 @@ class Atlas:
                 login |= {"hostname": f"{cluster}-shard-00-00.example.net", "ipAddress": "127.0.0.1"}
                 ms = int(event.time.timestamp() * 1000)
                 self._logins.append({"cluster": event.name, "ms": ms, "shown": login | {"timestamp": _iso(event.time)}})
+
+
+def _cluster(group: str, name: str) -> Json:
+    """Every name is a cluster here: no cluster stands behind any."""
+    region = {"electableSpecs": {"instanceSize": "M10", "nodeCount": 3}, "providerName": "AWS", "priority": 7}
+    return {
+        "groupId": group,
+        "name": name,
+        "stateName": "IDLE",
+        "mongoDBVersion": "8.0.4",
+        "backupEnabled": True,
+        "pitEnabled": True,
+        "clusterType": "REPLICASET",
+        "replicationSpecs": [{"regionConfigs": [region]}],
+    }
 
 
 def _sent(request: Request) -> dict[str, Any]:

@@ -86,6 +86,9 @@ class Hub:
                     return answer(400, {"error": "give group, cluster and username"})
                 self._atlas.record_login(group, cluster, user)
                 return answer(200, {"recorded": user})
+            case ("POST", "_control", "atlas", "fail-next", ("snapshot" | "restore") as kind):
+                self._atlas.fail_next(kind)
+                return answer(200, {"fails": kind})
         return answer(404, {"error": "there is nothing at this path"})
 
     def _switch(self, request: Request) -> Reply:

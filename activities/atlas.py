@@ -1,0 +1,317 @@
+"""The Atlas Administration API v2: snapshots, restore jobs, database users, who logged in.
+
+Paths, states and the versioned ``Accept`` header are those of the published API. Two ways to log in: a service account
+(OAuth client credentials; the token is kept until shortly before it expires) and an API key pair over HTTP digest.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import Field, ValidationError
+from temporalio.exceptions import ApplicationError
+
+from activities.errors import from_http, lasting, passing
+from activities.secret_refs import SecretResolver
+from activities.stage import AtlasFacts, Facts
+
+ACCEPT = "application/vnd.atlas.2023-01-01+json"
+_PAGE = 100
+_EARLY = 60.0
+"""Seconds before its end that a token is replaced."""
+
+M = TypeVar("M", bound=Facts)
+
+SnapshotStatus = Literal["queued", "inProgress", "completed", "failed"]
+
+
+class Snapshot(Facts):
+    id: str
+    status: SnapshotStatus
+    created_at: datetime = Field(validation_alias="createdAt")
+    expires_at: datetime | None = Field(None, validation_alias="expiresAt")
+    description: str = ""
+    storage_bytes: int | None = Field(None, validation_alias="storageSizeBytes")
+
+
+class RestoreJob(Facts):
+    """One restore. It has ended when it is finished, failed, cancelled or expired."""
+
+    id: str
+    delivery: Literal["automated", "pointInTime", "download"] = Field(validation_alias="deliveryType")
+    snapshot_id: str | None = Field(None, validation_alias="snapshotId")
+    target_cluster: str | None = Field(None, validation_alias="targetClusterName")
+    moment: int | None = Field(None, validation_alias="pointInTimeUTCSeconds")
+    finished_at: datetime | None = Field(None, validation_alias="finishedAt")
+    failed: bool = False
+    cancelled: bool = False
+    expired: bool = False
+
+    @property
+    def ended(self) -> bool:
+        return self.finished_at is not None or self.failed or self.cancelled or self.expired
+
+
+class Cluster(Facts):
+    name: str
+    state: str = Field(validation_alias="stateName")
+    version: str | None = Field(None, validation_alias="mongoDBVersion")
+    backups: bool = Field(False, validation_alias="backupEnabled", description="Whether it takes snapshots at all")
+    point_in_time: bool = Field(
+        False, validation_alias="pitEnabled", description="Whether it keeps the changes between"
+    )
+    tier: str | None = Field(None, description="Instance size, such as M10")
+
+
+class Login(Facts):
+    """One authentication against the cluster."""
+
+    username: str
+    at: datetime
+    succeeded: bool
+    address: str | None = None
+
+
+class Conflict(ApplicationError):
+    """HTTP 409: what was asked for is under way, or there already."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, type="AtlasConflict", non_retryable=True)
+
+
+class Atlas:
+    """One project and cluster. Safe to share between threads; tokens are kept for its life."""
+
+    def __init__(self, facts: AtlasFacts, http: httpx.Client, resolver: SecretResolver) -> None:
+        self._facts, self._http, self._resolver = facts, http, resolver
+        self._base = f"{facts.url}/api/atlas/v2/groups/{facts.group}"
+        self._cluster = f"/clusters/{facts.cluster}"
+        self._lock = threading.Lock()
+        self._token: tuple[str, float] | None = None
+
+    # --- snapshots and restores ---------------------------------------------------------------------------------
+
+    def take_snapshot(self, description: str) -> Snapshot:
+        """Ask for a snapshot; it is queued.
+
+        Raises:
+            Conflict: one that was asked for before is not finished. Atlas takes one on demand at a time.
+        """
+        body = {"description": description, "retentionInDays": self._facts.retention_days}
+        return _read(Snapshot, self._call("POST", f"{self._cluster}/backup/snapshots", "take a snapshot", body))
+
+    def snapshot(self, snapshot_id: str) -> Snapshot:
+        path = f"{self._cluster}/backup/snapshots/{quote(snapshot_id, safe='')}"
+        return _read(Snapshot, self._call("GET", path, f"read snapshot {snapshot_id}"))
+
+    def snapshots(self) -> list[Snapshot]:
+        """Newest first."""
+        rows = self._pages(f"{self._cluster}/backup/snapshots", "list the snapshots")
+        return sorted((_read(Snapshot, row) for row in rows), key=lambda row: row.created_at, reverse=True)
+
+    def restore_window(self) -> timedelta | None:
+        """How far back a point-in-time restore can go; None where continuous backup is off."""
+        if not self.cluster().point_in_time:
+            return None
+        found = self._call("GET", f"{self._cluster}/backup/schedule", "read the backup schedule")
+        days = found.get("restoreWindowDays")
+        return timedelta(days=days) if isinstance(days, int | float) and days > 0 else None
+
+    def restore(self, target: str, *, snapshot_id: str | None = None, moment: datetime | None = None) -> RestoreJob:
+        """Restore a snapshot, or a moment, into a cluster of the same project. All data of the target is deleted."""
+        body: dict[str, Any] = {"targetClusterName": target, "targetGroupId": self._facts.group}
+        if snapshot_id is not None:
+            body |= {"deliveryType": "automated", "snapshotId": snapshot_id}
+        elif moment is not None:
+            body |= {"deliveryType": "pointInTime", "pointInTimeUTCSeconds": int(moment.timestamp())}
+        return _read(RestoreJob, self._call("POST", f"{self._cluster}/backup/restoreJobs", "restore a backup", body))
+
+    def restore_job(self, job_id: str) -> RestoreJob:
+        path = f"{self._cluster}/backup/restoreJobs/{quote(job_id, safe='')}"
+        return _read(RestoreJob, self._call("GET", path, f"read restore job {job_id}"))
+
+    def restore_jobs(self) -> list[RestoreJob]:
+        """Newest first."""
+        rows = self._pages(f"{self._cluster}/backup/restoreJobs", "list the restore jobs")
+        return [_read(RestoreJob, row) for row in rows]
+
+    def cancel_restore(self, job_id: str) -> None:
+        path = f"{self._cluster}/backup/restoreJobs/{quote(job_id, safe='')}"
+        self._call("DELETE", path, f"cancel restore job {job_id}")
+
+    def cluster(self, name: str | None = None) -> Cluster:
+        """The cluster as it is now; the stage's own when no name is given."""
+        name = name or self._facts.cluster
+        found = self._call("GET", f"/clusters/{quote(name, safe='')}", f"read cluster {name}")
+        return _read(Cluster, found | {"tier": _tier(found)})
+
+    # --- database users -----------------------------------------------------------------------------------------
+
+    def create_user(self, name: str, password: str, roles: list[dict[str, str]], database: str = "admin") -> None:
+        """Create a database user. The password goes into the request and nowhere else.
+
+        Raises:
+            Conflict: there is a user of that name.
+        """
+        body = {"databaseName": database, "username": name, "password": password, "roles": roles}
+        self._call("POST", "/databaseUsers", f"create database user {name}", body)
+
+    def user_roles(self, name: str, database: str = "admin") -> list[dict[str, str]] | None:
+        """Roles of a database user; None when there is none of that name."""
+        try:
+            found = self._call("GET", _user(database, name), f"read database user {name}")
+        except ApplicationError as error:
+            if error.type == "Http404":
+                return None
+            raise
+        return [{key: str(value) for key, value in role.items()} for role in found.get("roles", [])]
+
+    def delete_user(self, name: str, database: str = "admin") -> bool:
+        """Delete a database user; false when there was none of that name."""
+        try:
+            self._call("DELETE", _user(database, name), f"delete database user {name}")
+        except ApplicationError as error:
+            if error.type == "Http404":
+                return False
+            raise
+        return True
+
+    def logins(self, since: datetime, until: datetime) -> list[Login]:
+        """Authentications against the cluster in that time, newest first. Atlas keeps seven days of them."""
+        query = {"start": str(int(since.timestamp() * 1000)), "end": str(int(until.timestamp() * 1000))}
+        path = f"/dbAccessHistory/clusters/{self._facts.cluster}"
+        found = self._call("GET", path, "read who logged in", query=query)
+        return [
+            Login(
+                username=row.get("username", ""),
+                at=row["timestamp"],
+                succeeded=bool(row.get("authResult")),
+                address=row.get("ipAddress"),
+            )
+            for row in found.get("accessLogs", [])
+        ]
+
+    # --- HTTP ---------------------------------------------------------------------------------------------------
+
+    def _pages(self, path: str, doing: str) -> Iterator[dict[str, Any]]:
+        page = seen = 0
+        while True:
+            page += 1
+            found = self._call("GET", path, doing, query={"pageNum": str(page), "itemsPerPage": str(_PAGE)})
+            rows = found.get("results", [])
+            yield from rows
+            seen += len(rows)
+            if len(rows) < _PAGE or seen >= found.get("totalCount", seen):
+                return
+
+    def _call(
+        self, method: str, path: str, doing: str, body: Any = None, query: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        doing = f"{doing} (Atlas project {self._facts.group})"
+        answer = self._send(method, path, doing, body, query)
+        if answer.status_code == 401 and self._token is not None:
+            # The token was revoked, or the clock is wrong: one new one, then it is the credential that is refused.
+            self._token = None
+            answer = self._send(method, path, doing, body, query)
+        if answer.is_success:
+            return _object(answer, doing) if answer.content else {}
+        raise _refused(answer, doing)
+
+    def _send(self, method: str, path: str, doing: str, body: Any, query: dict[str, str] | None) -> httpx.Response:
+        headers = {"Accept": ACCEPT} | ({"Content-Type": ACCEPT} if body is not None else {})
+        auth: httpx.Auth | None = None
+        if self._facts.auth == "digest":
+            auth = httpx.DigestAuth(self._resolver.resolve(self._facts.id), self._resolver.resolve(self._facts.secret))
+        else:
+            headers["Authorization"] = f"Bearer {self._bearer(doing)}"
+        try:
+            return self._http.request(method, self._base + path, json=body, params=query, headers=headers, auth=auth)
+        except httpx.HTTPError as error:
+            raise from_http(error, doing) from None
+
+    def _bearer(self, doing: str) -> str:
+        with self._lock:
+            if self._token is not None and time.monotonic() < self._token[1]:
+                return self._token[0]
+            client = httpx.BasicAuth(self._resolver.resolve(self._facts.id), self._resolver.resolve(self._facts.secret))
+            try:
+                answer = self._http.post(
+                    f"{self._facts.url}/api/oauth/token", data={"grant_type": "client_credentials"}, auth=client
+                )
+            except httpx.HTTPError as error:
+                raise from_http(error, doing) from None
+            if not answer.is_success:
+                raise _refused(answer, f"log in to Atlas to {doing}")
+            found = _object(answer, doing)
+            if not isinstance(found.get("access_token"), str):
+                raise passing(f"could not {doing}: Atlas gave no token", type="AtlasUnexpected")
+            life = float(found.get("expires_in", 0))
+            self._token = (found["access_token"], time.monotonic() + max(life - _EARLY, life / 2))
+            return self._token[0]
+
+
+def _refused(answer: httpx.Response, doing: str) -> ApplicationError:
+    """Atlas says what is wrong in ``errorCode`` and ``detail``; both are for people and hold nothing secret."""
+    code, detail = "", ""
+    try:
+        told = answer.json()
+        code, detail = str(told.get("errorCode", "")), str(told.get("detail", ""))[:300]
+    except (ValueError, AttributeError):
+        pass
+    status = answer.status_code
+    said = f"HTTP {status}" + (f" {code}: {detail}" if code else "")
+    if status == 409:
+        return Conflict(f"could not {doing}: {said}")
+    if status in (401, 403):
+        return lasting(
+            f"could not {doing}: {said}. Check the service account or API key, its roles and its IP access list",
+            type=f"Http{status}",
+        )
+    if status == 404:
+        return lasting(f"could not {doing}: {said}. Check project and cluster in the settings", type="Http404")
+    if status >= 500 or status in (408, 425, 429):
+        after = answer.headers.get("retry-after", "")
+        return passing(
+            f"could not {doing}: {said}",
+            type=f"Http{status}",
+            retry_after=float(after) if after.isdigit() else None,
+        )
+    return lasting(f"could not {doing}: {said}", type=f"Http{status}")
+
+
+def _object(answer: httpx.Response, doing: str) -> dict[str, Any]:
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        # A proxy on the way, say, that wants somebody to sign in.
+        raise passing(f"could not {doing}: the answer is not Atlas's (no JSON object)", type="AtlasUnexpected")
+    return found
+
+
+def _read(model: type[M], found: dict[str, Any]) -> M:
+    try:
+        return model.model_validate(found)
+    except ValidationError as error:
+        fields = ", ".join(str(problem["loc"][0]) for problem in error.errors() if problem["loc"])
+        raise lasting(f"Atlas's answer cannot be understood: {fields}", type="AtlasUnexpected") from None
+
+
+def _tier(found: dict[str, Any]) -> str | None:
+    for spec in found.get("replicationSpecs", []):
+        for region in spec.get("regionConfigs", []):
+            size = region.get("electableSpecs", {}).get("instanceSize")
+            if isinstance(size, str):
+                return size
+    return None
+
+
+def _user(database: str, name: str) -> str:
+    return f"/databaseUsers/{quote(database, safe='')}/{quote(name, safe='')}"
