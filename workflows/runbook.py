@@ -135,6 +135,16 @@ class Runbook(Asking[I]):
     async def preflight(self, inp: I) -> None:
         """What has to be looked at before the run queues for the stage. Only looks and gates."""
 
+    async def after_undo(self) -> str | None:
+        """After a failure, abort or cancel, when everything was put back that could be. It cannot be cancelled.
+
+        Returns what the run should say of its end beside what failed; None leaves that to the frame.
+        """
+        return None
+
+    async def closing(self, outcome: Outcome, summary: str) -> None:
+        """Before the run closes, however it ended: what belongs into the records of the procedure."""
+
     def _take_up(self, carried: Carried) -> I:
         """Go on where the run before this one of the same workflow left off."""
         self.inp = inp = cast(I, self.spec.input.model_validate(carried.input))
@@ -216,9 +226,12 @@ class Runbook(Asking[I]):
         self.say(message, level="error")
         began = bool(self._undos)
         await self._undo_all()
+        note = await self.after_undo()
         if self.state.left_undone:
             message += f". NOT put back: {'; '.join(self.state.left_undone)}"
             kind = "LeftUndone"
+        elif note is not None:
+            message += f". {note}"
         elif began:
             message += ". Everything that was begun has been undone"
         elif self.spec.changes:
@@ -236,6 +249,7 @@ class Runbook(Asking[I]):
         for item in state.checklist:
             if not item.done and item.note is None:
                 item.note = "the run ended before it" if outcome is not Outcome.DRY_RUN else "dry run"
+        await self.closing(outcome, summary)
         if outcome not in (Outcome.COMPLETED, Outcome.DRY_RUN):
             self.announce("close", f"{state.runbook} on {state.stage}: {outcome}", summary, severity="error")
         await self._settle_background()
