@@ -23,7 +23,7 @@ from workflows.canary_judge import Decision, Judgement, Limits, Look, judge, set
 MINUTES = 15
 SIZES = (50, 500, 5000)
 RATES = (0.01, 0.05, 0.25)
-IDENTICAL, DIFFERENT = 250, 80
+IDENTICAL, DIFFERENT = 200, 60
 """Bakes simulated for each cell of false alarms, and of detection."""
 
 LIMITS = Limits()
