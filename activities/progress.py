@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from temporalio import activity
+from temporalio.exceptions import CancelledError
 
 from activities.errors import passing
 
@@ -19,6 +20,23 @@ def pause(seconds: float, phase: str, **cursor: Any) -> None:
     activity.wait_for_worker_shutdown_sync(seconds)
     if activity.is_worker_shutdown():
         raise passing(f"the worker stopped during: {phase}. The next attempt goes on from there", type="WorkerStopping")
+
+
+def beat(phase: str, wait: float = 0) -> None:
+    """Report what is being done, and stop here if the run is cancelled or the worker is stopping.
+
+    For activities with ``no_thread_cancel_exception``, which end at a point of their own choice.
+
+    Args:
+        wait: seconds to wait in between.
+
+    Raises:
+        CancelledError: the run was cancelled.
+        WorkerStopping: the worker is shutting down. Retryable.
+    """
+    pause(wait, phase)
+    if activity.is_cancelled():
+        raise CancelledError(f"stopped: {phase}")
 
 
 def earlier() -> dict[str, Any]:

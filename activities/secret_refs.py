@@ -64,6 +64,11 @@ class SecretResolver:
             raise _unusable(ref, "it is empty. Store a value there")
         return value
 
+    def forget(self, ref: SecretRef) -> None:
+        """Read it anew the next time, because it has just been changed."""
+        with self._lock:
+            self._kept.pop(ref, None)
+
     @staticmethod
     def _file(ref: SecretRef, path: Path) -> str:
         try:
