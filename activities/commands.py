@@ -33,6 +33,7 @@ from activities.stage import Stage
 
 _SAFE_RELEASE = re.compile(r"\w[\w.+/-]{0,199}")
 _QUICK = 60.0
+_LOOK = 0.1
 _KILL_AFTER = 30.0
 _TAIL = 20_000
 
@@ -166,14 +167,22 @@ def missing(stage: Stage, release: str) -> str | None:
 
 
 def quick(argv: list[str], directory: Path) -> Ended:
-    """Run a command that answers at once, such as ``sst version``."""
-    try:
-        done = subprocess.run(  # noqa: S603
-            argv, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, timeout=_QUICK, check=False
+    """Run a command that answers soon, such as ``sst version``, with heartbeats while it does not."""
+    give_up = time.monotonic() + _QUICK
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(  # noqa: S603
+            argv, cwd=directory, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
-    except subprocess.TimeoutExpired:
-        return Ended(code=None, output=f"no answer within {_QUICK:.0f} s")
-    return Ended(code=done.returncode, output=scrub((done.stdout + done.stderr).decode(errors="replace")[-_TAIL:]))
+        try:
+            while process.poll() is None:
+                if time.monotonic() > give_up:
+                    return Ended(code=None, output=f"no answer within {_QUICK:.0f} s")
+                pause(_LOOK, f"asking {Path(argv[0]).name}")
+        finally:
+            process.kill()
+            process.wait()
+        output.seek(max(0, output.seek(0, 2) - _TAIL))
+        return Ended(code=process.returncode, output=scrub(output.read().decode(errors="replace")))
 
 
 def program(name: str, directory: Path) -> str:

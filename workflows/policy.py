@@ -54,10 +54,18 @@ CHANGE: ActivityOptions = {
 }
 
 DEPLOY: ActivityOptions = {
-    # A deployment takes minutes and heartbeats while it waits, so that a dead worker is noticed within 20 s.
+    # A deployment takes minutes and heartbeats while it waits. Ending a hung command takes half a minute without one.
     "start_to_close_timeout": timedelta(minutes=45),
     "schedule_to_close_timeout": timedelta(hours=2),
-    "heartbeat_timeout": timedelta(seconds=20),
+    "heartbeat_timeout": timedelta(seconds=45),
+    "retry_policy": _STEADY,
+    "cancellation_type": ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+}
+
+BUILD: ActivityOptions = {
+    # A large index takes hours on the server. A dead worker is noticed within 30 s, and the next attempt waits on.
+    "start_to_close_timeout": timedelta(hours=24),
+    "heartbeat_timeout": timedelta(seconds=30),
     "retry_policy": _STEADY,
     "cancellation_type": ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 }
@@ -104,3 +112,6 @@ LOCK_CHECK = timedelta(seconds=30)
 
 SHORTENED_TIMELINE = 400
 """Timeline entries kept in a run; older ones are counted, and stand in the history."""
+
+BUILD_LOOKS = (timedelta(seconds=10), timedelta(minutes=10))
+"""How soon the progress of an index build is looked at, twice as long each time, and how seldom at the most."""

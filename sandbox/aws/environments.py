@@ -190,22 +190,27 @@ STARTING_AT_ONCE = 2
 """Environments of one version that start at the same time. A start costs half a second of a core, and this is one
 machine: more would slow each other, and everything else, down. What arrives meanwhile takes the first that is free."""
 
+PATIENCE_S = 0.3
+"""How long an invocation waits for a warm environment to be free before one is started for it."""
+
 _changed = threading.Condition()
 """Notified when an environment has started or is free again."""
 
 
 def lease(name: str, config: dict[str, Any], code: bytes, version: str) -> Any:
     """A free environment of this version, or a new one; waits while enough of them are starting."""
+    began = time.monotonic()
     with _changed:
         while True:
             with runtime._lock:
                 pool = list(runtime._workers.get(runtime._worker_key(name, config, version), []))
             free = any(not one.in_use for one in pool)
             starting = sum(one.in_use and one._proc is None for one in pool)
-            if free or starting < STARTING_AT_ONCE:
+            patient = len(pool) > starting and time.monotonic() - began < PATIENCE_S
+            if free or (starting < STARTING_AT_ONCE and not patient):
                 environment, _ = runtime.acquire_worker(name, config, code, qualifier=version)
                 return environment
-            _changed.wait(1.0)
+            _changed.wait(PATIENCE_S)
 
 
 def environment_class(config: dict[str, Any]) -> Any:

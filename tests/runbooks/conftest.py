@@ -24,7 +24,7 @@ class WorkerProcess:
     """``python -m worker`` as a process of its own, so that it can be killed like one."""
 
     def __init__(self, environment: dict[str, str], log: Path) -> None:
-        self._environment, self._log = environment, log
+        self.environment, self._log = environment, log
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -32,7 +32,7 @@ class WorkerProcess:
         if self._process is None or self._process.poll() is not None:
             with self._log.open("ab") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "worker"], env=os.environ | self._environment, stdout=log, stderr=log
+                    [sys.executable, "-m", "worker"], env=os.environ | self.environment, stdout=log, stderr=log
                 )
 
     def kill(self) -> None:

@@ -35,14 +35,16 @@ class Site:
     def environment(self) -> dict[str, str]:
         return self.house.environment()
 
-    def aws(self, service: str) -> Any:
-        return boto3.client(  # type: ignore[call-overload]
-            service,
-            endpoint_url=self.environment["AWS_ENDPOINT_URL"],
+    @cached_property
+    def session(self) -> boto3.Session:
+        return boto3.Session(
             region_name=self.environment["AWS_REGION"],
             aws_access_key_id=self.environment["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=self.environment["AWS_SECRET_ACCESS_KEY"],
         )
+
+    def aws(self, service: str) -> Any:
+        return self.session.client(service, endpoint_url=self.environment["AWS_ENDPOINT_URL"])  # type: ignore[call-overload]
 
     @property
     def stack(self) -> str:

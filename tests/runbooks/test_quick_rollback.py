@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from sandbox.aws.scenarios import StuckRollback
 from tests.histories import keep
 from tests.runbooks.conftest import WorkerProcess
 from tests.runbooks.site import Site, approve, failure, finished, progress, until
@@ -54,6 +55,42 @@ async def test_by_alias(site: Site) -> None:
     alias = site.aws("lambda").get_alias(FunctionName=site.stack, Name="live")
     assert alias["FunctionVersion"] != broken["version"]
     await keep(handle, "QuickRollback", "alias")
+
+
+async def test_by_continuing_a_stuck_roll_back(site: Site) -> None:
+    site.deploy("good")
+    stuck = StuckRollback(site.stack, site.session, site.environment["AWS_ENDPOINT_URL"])
+    stuck.stick()
+    handle = await site.start("QuickRollback", strategy="cloudformation")
+    await approve(handle)
+    error = await failure(handle)
+    assert error.type == "DeployFailed"
+    assert "RollbackBlocker" in error.message
+    stuck.cure()
+    handle = await site.start("QuickRollback", strategy="cloudformation")
+    await approve(handle)
+    result = await finished(handle)
+    assert result.outcome is Outcome.COMPLETED, result
+    stack = site.aws("cloudformation").describe_stacks(StackName=site.stack)["Stacks"][0]
+    assert stack["StackStatus"] == "UPDATE_ROLLBACK_COMPLETE"
+    assert site.health()["label"] == "good"
+    await keep(handle, "QuickRollback", "cloudformation")
+
+
+async def test_by_the_teams_own_command(site: Site, worker: WorkerProcess) -> None:
+    wrapper = site.house.layout.bin / "roll-back"
+    wrapper.write_text('#!/bin/sh\nexec sst deploy --stage "$1"\n')
+    wrapper.chmod(0o755)
+    worker.stop()
+    worker.environment["RUNBOOKS_STAGES__PRODUCTION__DEPLOY__COMMAND"] = '["roll-back", "{stage}"]'
+    worker.start()
+    handle = await site.start("QuickRollback", strategy="command")
+    await approve(handle)
+    result = await finished(handle)
+    assert result.outcome is Outcome.COMPLETED, result
+    assert site.health()["label"] == "good"
+    assert "ran roll-back" in str((await progress(handle)).step("roll-back").summary)
+    await keep(handle, "QuickRollback", "command")
 
 
 async def test_abort_after_the_change_puts_the_former_release_back(site: Site) -> None:

@@ -1,0 +1,131 @@
+"""The worker as a process: how it starts, refuses to start, and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from temporalio.client import Client
+
+SETTINGS = """
+[stages.test]
+name = "test"
+function = "f"
+url = "http://127.0.0.1:1"
+api_key = "env:NONE"
+log_group = "g"
+gateway = { name = "a", stage = "test" }
+database = { uri = "env:NONE", name = "d" }
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    return write(tmp_path / "runbooks.toml", SETTINGS)
+
+
+def environment(client: Client, settings: Path, **more: str) -> dict[str, str]:
+    known = {"TEMPORAL_ADDRESS": client.service_client.config.target_host, "RUNBOOKS_CONFIG": str(settings)}
+    return os.environ | {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"} | known | more
+
+
+async def done(*argv: str) -> None:
+    """Run a command that has to succeed."""
+    process = await asyncio.create_subprocess_exec(*argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    _, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+
+
+async def started(environment: dict[str, str]) -> str:
+    """What a worker says until it is ready; it is stopped then."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "worker", env=environment, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    said = b""
+    while b"worker ready" not in said and not process.stderr.at_eof():
+        said += await asyncio.wait_for(process.stderr.readline(), 60)
+    process.send_signal(signal.SIGTERM)
+    said += await asyncio.wait_for(process.stderr.read(), 60)
+    assert await process.wait() == 0, said.decode()
+    return said.decode()
+
+
+async def refusal(environment: dict[str, str]) -> str:
+    """The one line of a worker that does not start."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "worker", env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 2, output.decode()
+    lines = [line for line in output.decode().splitlines() if line.startswith("worker: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in output.decode()
+    return lines[0]
+
+
+async def test_it_refuses_settings_it_cannot_use(client: Client, tmp_path: Path) -> None:
+    assert "does not exist. Name the settings file with RUNBOOKS_CONFIG" in await refusal(
+        environment(client, tmp_path / "none.toml")
+    )
+    wrong = tmp_path / "wrong.toml"
+    write(wrong, SETTINGS.replace('function = "f"', "function = 7"))
+    assert "stages.test.function: Input should be a valid string" in await refusal(environment(client, wrong))
+    write(wrong, "[stages")
+    assert str(wrong) in await refusal(environment(client, wrong))
+
+
+async def test_it_refuses_a_namespace_that_is_not_there(client: Client, settings: Path) -> None:
+    line = await refusal(environment(client, settings, TEMPORAL_NAMESPACE="nowhere"))
+    assert "no namespace 'nowhere'" in line
+
+
+async def test_it_refuses_a_namespace_without_the_search_attributes(client: Client, settings: Path) -> None:
+    temporal = Path(sys.executable).with_name("temporal")
+    address = client.service_client.config.target_host
+    await done(str(temporal), "operator", "namespace", "create", "-n", "bare", "--address", address)
+    line = await refusal(environment(client, settings, TEMPORAL_NAMESPACE="bare"))
+    assert "lacks the search attributes RunbookStage, RunbookPhase" in line
+    command = re.search(r"temporal operator search-attribute create .*", line)
+    assert command is not None
+    await done(str(temporal), *command[0].split()[1:], "-n", "bare", "--address", address)
+    assert "lacks" not in (await started(environment(client, settings, TEMPORAL_NAMESPACE="bare")))
+
+
+async def test_it_serves_metrics_and_ends_on_sigterm(client: Client, settings: Path) -> None:
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "worker",
+        env=environment(client, settings, RUNBOOKS_METRICS=f"127.0.0.1:{port}"),
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    while b"worker ready" not in await asyncio.wait_for(process.stderr.readline(), 60):
+        pass
+    async with httpx.AsyncClient() as http:
+        assert "temporal_" in (await http.get(f"http://127.0.0.1:{port}/metrics")).text
+    process.send_signal(signal.SIGTERM)
+    rest = await asyncio.wait_for(process.stderr.read(), 60)
+    assert await process.wait() == 0
+    assert b"worker stopping" in rest
