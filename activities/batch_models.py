@@ -127,7 +127,6 @@ class RangeOrder(Facts):
     abort: AbortLimits
     longest: timedelta = Field(timedelta(minutes=10), description="Hand back after this long, with the cursor")
     news_every: int = Field(10_000, ge=1, description="Documents after which the run's page is told")
-    journal_limit: int = 0
 
 
 class RangeResult(Finding):
@@ -135,6 +134,7 @@ class RangeResult(Finding):
 
     range: IdRange = Field(description="What is left of it: 'after' is the last committed boundary")
     finished: bool
+    walked: int = Field(description="Documents that matched when they were read")
     updated: int = Field(description="Documents that the server reports as changed")
     batches: int
     next_size: int = Field(description="Batch size that the controller would use next")
@@ -142,10 +142,6 @@ class RangeResult(Finding):
     throttled_s: float = Field(0, description="Seconds spent waiting for load to fall")
     ended: Literal["finished", "asked", "time", "abort"]
     why: str | None = Field(None, description="Of an abort: what was beyond its limit")
-
-
-class RevertRequest(Facts):
-    order: UpdateOrder
 
 
 class Reverted(Finding):

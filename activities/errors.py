@@ -58,6 +58,13 @@ _CREDENTIALS_AWS = frozenset(
 )
 
 
+_TRANSIENT_MONGO = frozenset(
+    {6, 7, 24, 43, 50, 63, 89, 91, 112, 133, 134, 150, 189, 202, 234, 237, 251, 262, 9001}
+    | {10107, 11600, 11602, 13388, 13435, 13436}
+)
+"""Host away, time-out, lock or write conflict, cursor or session gone, fail-over: the drivers' list of what passes."""
+
+
 def passing(message: str, *, type: str = "Unavailable", retry_after: float | None = None) -> ApplicationError:
     """A fault that may pass by itself. ``retry_after`` is the service's own hint, in seconds."""
     delay = timedelta(seconds=retry_after) if retry_after else None
@@ -117,9 +124,12 @@ def from_mongo(error: pymongo.errors.PyMongoError, doing: str) -> ApplicationErr
         if error.code in (18, 13):
             remedy = "wrong user or password" if error.code == 18 else "the user lacks a role"
             return lasting(f"{message}: {remedy}. Check the database secret", type=f"Mongo{error.code}")
-        if error.has_error_label("RetryableWriteError") or error.has_error_label("TransientTransactionError"):
+        labels = ("RetryableWriteError", "TransientTransactionError")
+        if error.code in _TRANSIENT_MONGO or any(error.has_error_label(label) for label in labels):
             return passing(message, type=f"Mongo{error.code}")
-        detail = str((error.details or {}).get("errmsg", ""))[:300] if isinstance(error.details, dict) else ""
+        details = error.details if isinstance(error.details, dict) else {}
+        first = next(iter(details.get("writeErrors") or []), details)  # a bulk write's own text says nothing
+        detail = str(first.get("errmsg", ""))[:300]
         return lasting(f"{message}: {detail}", type=f"Mongo{error.code}")
     return passing(f"could not {doing}: {type(error).__name__} (the database did not answer)", type="MongoUnreachable")
 
