@@ -119,10 +119,13 @@ class OperatorSurface:
 
     def _render(self) -> None:
         self._stale = False
-        steps = self.state.steps
-        over = sum(step.ended_at is not None for step in steps)
-        self.state.percent = 100 if self.state.outcome else int(99 * over / len(steps)) if steps else 0
+        self.state.percent = 100 if self.state.outcome else self._percent()
         workflow.set_current_details(render(self.state))
+
+    def _percent(self) -> int:
+        """How much of the run is over, at most 99. By steps; a runbook with a better measure has its own."""
+        steps = self.state.steps
+        return int(99 * sum(step.ended_at is not None for step in steps) / len(steps)) if steps else 0
 
     def _refuse(self, what: str, reason: str) -> None:
         self.say(f"{what} changed nothing: {reason}", level="warning", source="person")

@@ -70,9 +70,28 @@ BUILD: ActivityOptions = {
     "cancellation_type": ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 }
 
+BACKUP: ActivityOptions = {
+    # A backup or restore takes minutes to hours. It heartbeats at every batch and goes on by collection, so that a dead
+    # worker costs two minutes and one collection. If cancelled it stops at the next batch, and cleans up.
+    "start_to_close_timeout": timedelta(hours=24),
+    "heartbeat_timeout": timedelta(minutes=2),
+    "retry_policy": _STEADY,
+    "cancellation_type": ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+}
+
+BATCHES: ActivityOptions = {
+    # Some minutes of batches, half a second each, with a stored heartbeat after every one: ten seconds of silence are a
+    # dead worker. No limit on attempts: a database that is away is waited for. Cancelled, it tells how far it came.
+    "start_to_close_timeout": timedelta(hours=1),
+    "heartbeat_timeout": timedelta(seconds=10),
+    "retry_policy": _STEADY,
+    "cancellation_type": ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+}
+
 UNDO: ActivityOptions = {
-    # No limit on attempts or time: what was begun is put back, however long the outside system is away.
-    "start_to_close_timeout": timedelta(minutes=45),
+    # No limit on attempts: what was begun is put back, however long the outside system is away. One attempt can be the
+    # restore of a whole database; a dead worker is found by the heartbeat.
+    "start_to_close_timeout": timedelta(hours=24),
     "heartbeat_timeout": timedelta(minutes=2),
     "retry_policy": RetryPolicy(
         initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(minutes=1)
