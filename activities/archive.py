@@ -49,7 +49,7 @@ class ArchiveBackups:
         stage, began = order.stage, time.monotonic()
         self._fits(stage)
         at = order.at.astimezone(UTC)
-        name = f"{at:%Y%m%dT%H%M%SZ}-{hashlib.sha256(order.key.encode()).hexdigest()[:8]}"
+        name = f"{at:%Y%m%dT%H%M%SZ}-{_token(order.key)}"
         target = self.root(stage).below(name)
         base = Manifest(
             id=name,
@@ -70,7 +70,7 @@ class ArchiveBackups:
 
     def discard(self, order: CreateBackup) -> Dropped:
         """Delete what an unfinished backup left; a finished one is kept."""
-        suffix = hashlib.sha256(order.key.encode()).hexdigest()[:8]
+        suffix = _token(order.key)
         for name in self.root(order.stage).folders():
             unfinished = self.root(order.stage).below(name)
             if name.endswith(f"-{suffix}") and unfinished.get(MANIFEST) is None:
@@ -135,7 +135,15 @@ class ArchiveBackups:
         source = folder(self._s3, order.reference)
         with connect(self._resolver, stage.backup.uri or stage.database.uri) as client:
             manifest = load(
-                client, order.into, source, order.reference, order.key, beat, scratch=scratch, replace=order.replace
+                client,
+                order.into,
+                source,
+                order.reference,
+                order.key,
+                beat,
+                scratch=scratch,
+                replace=order.replace,
+                swapping=lambda: self.root(stage).below("replaced").put(_token(order.key), b"{}"),
             )
         indexes = sum(len(entry.indexes) for entry in manifest.collections)
         seconds = round(time.monotonic() - began, 1)
@@ -151,6 +159,14 @@ class ArchiveBackups:
             seconds=seconds,
             notes=manifest.notes,
         )
+
+    def replaced(self, order: RestoreBackup) -> bool:
+        """Whether this restore has begun to replace what was there. What it left beside that is dropped."""
+        if self.root(order.stage).below("replaced").get(_token(order.key)) is not None:
+            return True
+        with connect(self._resolver, order.stage.backup.uri or order.stage.database.uri) as client:
+            discard(client, order.into, everything=False, key=order.key)
+        return False
 
     def compare(self, order: Compare) -> Comparison:
         if order.reference is None:
@@ -254,6 +270,11 @@ def comparison(into: str, found: Any, seconds: float) -> Comparison:
         indexes=found.indexes,
         seconds=round(seconds, 1),
     )
+
+
+def _token(key: str) -> str:
+    """What names a run's own things where they lie."""
+    return hashlib.sha256(key.encode()).hexdigest()[:12]
 
 
 def _has_files(manifest: Manifest) -> bool:

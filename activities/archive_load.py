@@ -6,7 +6,7 @@ itself, in one document, so that a retry goes on with the collection it stopped 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,7 +46,16 @@ class Difference:
 
 
 def load(
-    client: Client, into: str, folder: Folder, reference: str, key: str, beat: Beat, *, scratch: bool, replace: bool
+    client: Client,
+    into: str,
+    folder: Folder,
+    reference: str,
+    key: str,
+    beat: Beat,
+    *,
+    scratch: bool,
+    replace: bool,
+    swapping: Callable[[], None] = lambda: None,
 ) -> Manifest:
     """Restore an archive into the database ``into``.
 
@@ -56,6 +65,7 @@ def load(
     Args:
         key: which restore this is; only the same one goes on where an earlier try stopped.
         scratch: whatever is in the target may be dropped.
+        swapping: called before the first of the old contents goes.
 
     Raises:
         DamagedBackup: before anything was dropped.
@@ -82,6 +92,7 @@ def load(
             _load_one(client, into, beside if replace else entry.name, entry, folder, beat)
             _remember(client, into, done, entry.name)
     if replace:
+        swapping()
         for beside, entry in work:
             if f"{entry.name}/swapped" not in done:
                 _swap(client, into, beside, entry, folder, beat)

@@ -151,6 +151,10 @@ class AtlasBackups:
             summary=f"restored into cluster {order.into} in {seconds:.0f} s", into=order.into, seconds=seconds
         )
 
+    def replaced(self, order: RestoreBackup) -> bool:
+        """Whether Atlas has begun this restore, however it ended: its first deed is to delete what was there."""
+        return any(self._is_of(job, order) for job in self._atlas(order.stage).restore_jobs())
+
     def compare(self, order: Compare) -> Comparison:
         """What the restored cluster holds of the stage's database, against what was written down or is live now."""
         began, stage = time.monotonic(), order.stage
@@ -188,16 +192,17 @@ class AtlasBackups:
     # --- helpers ------------------------------------------------------------------------------------------------
 
     def _restore_job(self, atlas: Atlas, order: RestoreBackup) -> RestoreJob:
-        snapshot_id = order.reference.rsplit("/", 1)[1] if order.reference else None
-        moment = order.point_in_time
-        seconds = int(moment.timestamp()) if moment else None
-        asked = order.at.replace(microsecond=0)
         for job in atlas.restore_jobs():
-            same = job.target_cluster == order.into and (job.snapshot_id, job.moment) == (snapshot_id, seconds)
-            well = not (job.failed or job.cancelled or job.expired)
-            if same and well and (job.finished_at is None or job.finished_at >= asked):
+            if self._is_of(job, order) and not (job.failed or job.cancelled or job.expired):
                 return job
-        return atlas.restore(order.into, snapshot_id=snapshot_id, moment=moment)
+        return atlas.restore(order.into, snapshot_id=_snapshot_id(order), moment=order.point_in_time)
+
+    @staticmethod
+    def _is_of(job: RestoreJob, order: RestoreBackup) -> bool:
+        """Atlas knows no key of ours: it is the same into the same, and not ended before it was asked for."""
+        moment = int(order.point_in_time.timestamp()) if order.point_in_time else None
+        same = job.target_cluster == order.into and (job.snapshot_id, job.moment) == (_snapshot_id(order), moment)
+        return same and (job.finished_at is None or job.finished_at >= order.at.replace(microsecond=0))
 
     def _snapshot(self, stage: Stage, reference: str) -> Snapshot:
         facts = self._facts(stage)
@@ -304,6 +309,10 @@ class AtlasBackups:
         if stage.backup.atlas is None:
             raise lasting(f"stage {stage.name} has no [backup.atlas] in the settings", type="NoAtlas")
         return stage.backup.atlas
+
+
+def _snapshot_id(order: RestoreBackup) -> str | None:
+    return order.reference.rsplit("/", 1)[1] if order.reference else None
 
 
 def _count(client: Client, stage: Stage, entry: CollectionEntry) -> int:

@@ -85,6 +85,14 @@ class RestoreBackup(Facts):
     )
 
 
+class PutBack(Facts):
+    """Undo of a restore that replaced real contents: what was there before comes back, if anything was replaced."""
+
+    failed: RestoreBackup = Field(description="The restore that is to be undone")
+    safety: str = Field(description="Reference of the backup that was made just before it")
+    key: str = Field(min_length=1)
+
+
 class Restored(Finding):
     into: str
     collections: int | None = None

@@ -21,6 +21,7 @@ from activities.backup_models import (
     FindBackup,
     FoundBackup,
     Provider,
+    PutBack,
     RestoreBackup,
     Restored,
     Targets,
@@ -51,6 +52,8 @@ class Port(Protocol):
     def verify(self, stage: Stage, reference: str) -> Verified: ...
 
     def restore(self, order: RestoreBackup) -> Restored: ...
+
+    def replaced(self, order: RestoreBackup) -> bool: ...
 
     def compare(self, order: Compare) -> Comparison: ...
 
@@ -116,6 +119,17 @@ class Backups:
             BadTarget, TargetNotEmpty: it is no place for this restore.
         """
         return self._by(order.stage, order.reference, "atlas" if order.point_in_time else None).restore(order)
+
+    @activity.defn(name="backups.put_back", no_thread_cancel_exception=True)
+    @classified("put back what a restore replaced")
+    def put_back(self, order: PutBack) -> Restored:
+        """Restore the safety backup over what a restore has replaced. Where it replaced nothing, nothing is lost."""
+        failed = order.failed
+        provider = self._by(failed.stage, failed.reference, "atlas" if failed.point_in_time else None)
+        if not provider.replaced(failed):
+            return Restored(summary=f"nothing in {failed.into} had been replaced", into=failed.into, seconds=0)
+        wanted = {"reference": order.safety, "point_in_time": None, "key": order.key}
+        return provider.restore(failed.model_copy(update=wanted))
 
     @activity.defn(name="backups.compare", no_thread_cancel_exception=True)
     @classified("compare what was restored")
