@@ -11,7 +11,7 @@ import pymongo
 
 from activities.archive_dump import Client, check, dump
 from activities.archive_format import MANIFEST, CollectionEntry, Damaged, Manifest
-from activities.archive_load import compare, discard, load, shown
+from activities.archive_load import compare, discard, drop_all, load, shown
 from activities.archive_store import Folder, folder
 from activities.backup_models import (
     Backup,
@@ -59,11 +59,12 @@ class ArchiveBackups:
             started_at=datetime.now(UTC),
             finished_at=at,
             consistency="",
+            safety=order.safety,
             collections=(),
         )
         try:
             with connect(self._resolver, stage.backup.uri or stage.database.uri) as client:
-                manifest = dump(client, stage.database.name, target, base, order.collections, beat)
+                manifest = dump(client, target, base, order.collections, beat)
         except Damaged as error:
             raise lasting(f"{target.reference}: {error}. Delete it, then start again", type="DamagedBackup") from None
         return _backup(target.reference, manifest, round(time.monotonic() - began, 1))
@@ -91,7 +92,8 @@ class ArchiveBackups:
                 manifest = Manifest.read(text)
             except Damaged:
                 continue
-            if manifest.whole and manifest.database == stage.database.name and _has_files(manifest):
+            counts = manifest.whole and not manifest.safety and _has_files(manifest)
+            if counts and manifest.database == stage.database.name:
                 return _backup(candidate.reference, manifest)
         return None
 
@@ -165,7 +167,7 @@ class ArchiveBackups:
         if self.root(order.stage).below("replaced").get(_token(order.key)) is not None:
             return True
         with connect(self._resolver, order.stage.backup.uri or order.stage.database.uri) as client:
-            discard(client, order.into, everything=False, key=order.key)
+            discard(client, order.into, key=order.key, copy=False)
         return False
 
     def compare(self, order: Compare) -> Comparison:
@@ -178,16 +180,14 @@ class ArchiveBackups:
 
     def drop(self, order: DropRestored) -> Dropped:
         stage = order.stage
-        scratch = self._is_ours(stage, order.into, SCRATCH)
-        if order.into != stage.database.name:
-            self._may_fill(stage, order.into)
-        elif not order.key:
-            raise lasting(f"{order.into!r} is the stage's own database and is never dropped", type="BadTarget")
+        self._may_fill(stage, order.into)
         with connect(self._resolver, stage.backup.uri or stage.database.uri) as client:
-            dropped = discard(client, order.into, everything=scratch, key=order.key)
-        return Dropped(
-            summary=f"database {order.into} is gone" if dropped else f"nothing to drop in {order.into}", dropped=dropped
-        )
+            if self._is_ours(stage, order.into, SCRATCH):
+                dropped = drop_all(client, order.into)
+            else:
+                dropped = discard(client, order.into, key=order.key, copy=True)
+        said = f"database {order.into} is gone" if dropped else f"nothing of this run is in {order.into}"
+        return Dropped(summary=said, dropped=dropped)
 
     def targets(self, stage: Stage) -> Targets:
         name = stage.database.name

@@ -54,9 +54,8 @@ class _Unsnapshotted(Exception):
     """There is no snapshot to read from (any more). The message says why."""
 
 
-def dump(client: Client, database: str, folder: Folder, base: Manifest, wanted: tuple[str, ...] | None, beat: Beat
-) -> Manifest:  # fmt: skip
-    """Write an archive of ``database`` into ``folder``.
+def dump(client: Client, folder: Folder, base: Manifest, wanted: tuple[str, ...] | None, beat: Beat) -> Manifest:
+    """Write an archive of ``base.database`` into ``folder``.
 
     A finished archive is left as it is. An unfinished one that was read without a snapshot goes on with the collection
     that it stopped in; one that was read in a snapshot begins anew, because the snapshot ended with its reader.
@@ -80,11 +79,11 @@ def dump(client: Client, database: str, folder: Folder, base: Manifest, wanted: 
     why_not = _why_no_snapshot(hello, build)
     if why_not is None and not _parts(folder):
         try:
-            entries = _in_snapshot(client, database, folder, wanted, beat)
+            entries = _in_snapshot(client, base, folder, wanted, beat)
             return _finish(folder, base, build, POINT_IN_TIME, entries, wanted)
         except _Unsnapshotted as error:
             why_not = str(error)
-    entries = _dump_all(client, database, folder, wanted, beat, session=None, parts=_parts(folder))
+    entries = _dump_all(client, base, folder, wanted, beat, session=None, parts=_parts(folder))
     reason = why_not or "it was continued after an interruption"
     return _finish(folder, base, build, f"not point in time: {reason}", entries, wanted)
 
@@ -182,11 +181,11 @@ def server_name(build: dict[str, Any]) -> str:
 
 
 def _in_snapshot(
-    client: Client, database: str, folder: Folder, wanted: tuple[str, ...] | None, beat: Beat
+    client: Client, base: Manifest, folder: Folder, wanted: tuple[str, ...] | None, beat: Beat
 ) -> list[CollectionEntry]:
     try:
         with client.start_session(snapshot=True) as session:
-            return _dump_all(client, database, folder, wanted, beat, session=session, parts={})
+            return _dump_all(client, base, folder, wanted, beat, session=session, parts={})
     except pymongo.errors.OperationFailure as error:
         if error.code not in _NO_SNAPSHOT:
             raise
@@ -205,7 +204,7 @@ def _why_no_snapshot(hello: dict[str, Any], build: dict[str, Any]) -> str | None
 
 def _dump_all(
     client: Client,
-    database: str,
+    base: Manifest,
     folder: Folder,
     wanted: tuple[str, ...] | None,
     beat: Beat,
@@ -213,6 +212,7 @@ def _dump_all(
     session: ClientSession | None,
     parts: dict[str, CollectionEntry],
 ) -> list[CollectionEntry]:
+    database = base.database
     # What there is, is listed without the session: listCollections cannot read from a snapshot.
     entries = described(client, database)
     if wanted is not None:
@@ -222,7 +222,7 @@ def _dump_all(
                 f"there is no collection {', '.join(absent)} in {database}. Correct 'collections'", type="BadInput"
             )
         entries = [entry for entry in entries if entry.name in wanted]
-    if not entries:
+    if not entries and not base.safety:
         raise lasting(
             f"there is nothing in database {database!r}. Correct the stage's database.name", type="NothingThere"
         )

@@ -71,6 +71,7 @@ class Manifest(Facts):
     finished_at: datetime
     consistency: str
     whole: bool = Field(True, description="False when only some collections were asked for")
+    safety: bool = Field(False, description="Of what a restore was about to replace; never counts as the newest")
     notes: tuple[str, ...] = ()
     collections: tuple[CollectionEntry, ...]
     checksum: str = Field("", description="SHA-256 of this manifest with an empty checksum")

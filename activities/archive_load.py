@@ -2,6 +2,7 @@
 
 Nothing is dropped before the whole archive has been read and found unaltered. How far a restore is stands in the target
 itself, in one document, so that a retry goes on with the collection it stopped in and no other restore is taken for it.
+In a copy that document stays: it says what the copy was restored from, and by which run.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def load(
             if f"{entry.name}/swapped" not in done:
                 _swap(client, into, beside, entry, folder, beat)
                 _remember(client, into, done, f"{entry.name}/swapped")
-    client[into].drop_collection(_MARK)
+    if replace:
+        client[into].drop_collection(_MARK)
     return manifest
 
 
@@ -124,13 +126,18 @@ def compare(client: Client, into: str, manifest: Manifest, beat: Beat) -> Differ
     return found
 
 
-def discard(client: Client, into: str, *, everything: bool, key: str = "") -> bool:
-    """Drop what a restore put into a database; with ``everything`` all that is there. True when something was there."""
-    if not everything:
-        mark = _mark(client, into)
-        if mark is None or mark.get("key") != key:
-            return False
-    return _clear(client, into, everything=everything)
+def discard(client: Client, into: str, *, key: str, copy: bool) -> bool:
+    """Drop what one restore put into a database: a ``copy`` wholly, of the real one only what is beside the real data.
+
+    Returns whether there was something.
+    """
+    mark = _mark(client, into)
+    return mark is not None and mark.get("key") == key and _clear(client, into, everything=copy)
+
+
+def drop_all(client: Client, into: str) -> bool:
+    """Drop all that is in a scratch database, whoever put it there. Returns whether there was something."""
+    return _clear(client, into, everything=True)
 
 
 def shown(differences: list[str]) -> tuple[str, ...]:

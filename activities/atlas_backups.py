@@ -36,6 +36,8 @@ from activities.progress import beat
 from activities.secret_refs import SecretResolver
 from activities.stage import AtlasFacts, Stage
 
+_SAFETY = "runbooks safety"
+"""How the description of a snapshot begins that shows what a restore was about to replace."""
 _OWN = ("admin", "local", "config")
 
 
@@ -54,7 +56,7 @@ class AtlasBackups:
         stage, began = order.stage, time.monotonic()
         if order.collections is not None:
             raise lasting("a snapshot of Atlas holds the whole cluster. Leave out 'collections'", type="BadInput")
-        atlas, mine = self._atlas(stage), f"runbooks {order.key}"
+        atlas, mine = self._atlas(stage), f"{_SAFETY if order.safety else 'runbooks'} {order.key}"
         snapshot = next((s for s in atlas.snapshots() if s.description == mine and s.status != "failed"), None)
         before: list[CollectionEntry] | None = None
         joined = False
@@ -90,7 +92,7 @@ class AtlasBackups:
 
     def newest(self, stage: Stage) -> Backup | None:
         completed = (s for s in self._atlas(stage).snapshots() if s.status == "completed")
-        snapshot = next(completed, None)
+        snapshot = next((s for s in completed if not s.description.startswith(_SAFETY)), None)
         return self._backup(stage, snapshot) if snapshot else None
 
     def describe(self, stage: Stage, reference: str) -> Backup:

@@ -24,6 +24,9 @@ class CreateBackup(Facts):
     at: AwareDatetime = Field(description="When it was asked for; part of an archive's name")
     provider: Provider | None = Field(None, description="The stage's own when absent")
     collections: tuple[str, ...] | None = Field(None, description="Only these (archive only)")
+    safety: bool = Field(
+        False, description="Of what a restore is about to replace: may be empty, and never counts as the newest backup"
+    )
 
 
 class Backup(Finding):
@@ -121,11 +124,11 @@ class Comparison(Finding):
 
 
 class DropRestored(Facts):
-    """Take a scratch away again."""
+    """Take a copy away again."""
 
     stage: Stage
     into: str
-    key: str = Field("", description="Only what this restore put there; anything in a scratch database when empty")
+    key: str = Field("", description="Which restore put it there; a scratch is emptied whoever filled it")
 
 
 class Dropped(Finding):

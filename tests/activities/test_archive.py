@@ -25,7 +25,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.archive_dump import check, dump
 from activities.archive_format import MANIFEST, Content, Damaged, Manifest, documents, split
-from activities.archive_load import compare, load
+from activities.archive_load import compare, discard, load
 from activities.archive_store import PART, Folder, LocalFolder, S3Folder, folder
 from activities.clients import Aws
 
@@ -60,7 +60,7 @@ def base(database: str) -> Manifest:
 
 
 def archived(mongo: Client, name: str, into: Folder, wanted: tuple[str, ...] | None = None) -> Manifest:
-    return dump(mongo, name, into, base(name), wanted, still)
+    return dump(mongo, into, base(name), wanted, still)
 
 
 def restored(mongo: Client, into: str, source: Folder, *, replace: bool = False, key: str = "k") -> Manifest:
@@ -129,9 +129,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
     return S3Folder(aws.s3, "test-records", f"backups/{secrets.token_hex(4)}")
 
 
+def raw(mongo: Client, database: str, name: str) -> list[bytes]:
+    batches: Any = mongo[database][name].find_raw_batches()
+    return sorted(split(b"".join(batches)))
+
+
 def test_everything_comes_back(mongo: Client, name: str, place: Folder) -> None:
     fill(mongo, name)
-    before = {c: sorted(map(bytes, split(b"".join(mongo[name][c].find_raw_batches())))) for c in ("types", "users")}
+    before = {c: raw(mongo, name, c) for c in ("types", "users")}
     manifest = archived(mongo, name, place)
     entries = {entry.name: entry for entry in manifest.collections}
     assert entries.keys() == {"types", "empty", "users", "log", "grown", "weather"}
@@ -148,7 +153,7 @@ def test_everything_comes_back(mongo: Client, name: str, place: Folder) -> None:
     found = compare(mongo, into, manifest, still)
     assert found.differences == []
     assert (found.collections, found.indexes) == (6, 3)
-    after = {c: sorted(map(bytes, split(b"".join(mongo[into][c].find_raw_batches())))) for c in before}
+    after = {c: raw(mongo, into, c) for c in before}
     assert after == before, "byte for byte"
     assert mongo[into]["grown"].count_documents({}) == mongo[name]["grown"].count_documents({}) == 494
     assert mongo[into]["weather"].count_documents({}) == 100
@@ -189,7 +194,7 @@ def test_a_comparison_finds_each_kind_of_difference(mongo: Client, name: str, tm
         assert expected in found, found
 
 
-DAMAGE: dict[str, Callable[[Path, str], None]] = {
+DAMAGE: dict[str, Callable[[Path, str], object]] = {
     "cut off": lambda path, name: (path / name).write_bytes((path / name).read_bytes()[:-40]),
     "one bit": lambda path, name: flip(path / name),
     "missing": lambda path, name: (path / name).unlink(),
@@ -267,7 +272,10 @@ def test_a_filled_database_is_no_target(mongo: Client, name: str, tmp_path: Path
     assert mongo[into].list_collection_names() == ["precious"]
     mongo.drop_database(into)
     restored(mongo, into, store)
-    assert mongo[into].list_collection_names() == ["a"]
+    assert sorted(mongo[into].list_collection_names()) == ["__restoring.mark", "a"]
+    assert not discard(mongo, into, key="of another run", copy=True)
+    assert discard(mongo, into, key="k", copy=True)
+    assert mongo[into].list_collection_names() == []
 
 
 def test_an_order_repeated_finds_the_archive_it_made(mongo: Client, name: str, tmp_path: Path) -> None:
@@ -336,7 +344,7 @@ if what == "dump":
     now = "2026-01-20T12:00:00Z"
     base = Manifest(id="a", stage="s", database=name, server="", started_at=now, finished_at=now, consistency="",
                     collections=())
-    dump(client, name, store, base, None, beat)
+    dump(client, store, base, None, beat)
 else:
     ActivityEnvironment().run(lambda: load(client, name, store, "ref", "k", beat, scratch=name.endswith("_scratch"),
                                            replace=what == "replace"))
@@ -368,7 +376,7 @@ def test_a_worker_killed_within_a_dump(mongo: Client, wire_database: str, name: 
     assert any(file.endswith(".unfinished") for file in store.names())
     first = next(file for file in store.names() if file.startswith("0001-"))
     dumped: list[str] = []
-    manifest = dump(mongo, name, store, base(name), None, dumped.append)
+    manifest = dump(mongo, store, base(name), None, dumped.append)
     assert not any("dumping a" in phase for phase in dumped), "a was finished and is not read again"
     assert manifest.collections[0].file == first
     assert check(store, still) == (manifest, [])
@@ -401,6 +409,7 @@ def test_a_worker_killed_within_a_restore(
     assert any("restoring b" in phase for phase in phases)
     assert compare(mongo, into, manifest, still).differences == []
     # Another restore does not go on with what this one left half-done.
+    mongo[into].drop_collection("__restoring.mark")
     killed(what, wire_database, into, tmp_path, "restoring c")
     phases.clear()
     ActivityEnvironment().run(
