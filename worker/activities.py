@@ -8,8 +8,10 @@ from typing import Any
 from temporalio.client import Client
 
 from activities.api import Api
+from activities.backups import Backups
 from activities.canary import Canary
 from activities.clients import Aws, http_client
+from activities.connection_string import ConnectionString
 from activities.database import Database
 from activities.deployments import Deployments
 from activities.in_flight import Runs
@@ -46,6 +48,8 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
         Metrics(aws.cloudwatch),
         Logs(aws.logs),
         Database(resolver),
+        Backups(settings, aws.s3, http, resolver),
+        ConnectionString(resolver, aws.ssm, aws.secretsmanager, aws.functions),
         Notifications(settings, resolver, http, aws.ses),
         Tickets(settings, resolver, http),
     ]

@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from workflows.canary_rollback import CanaryRollback
+from workflows.database_backup import DatabaseBackup
+from workflows.database_restore import DatabaseRestore
 from workflows.quick_rollback import QuickRollback
+from workflows.restore_drill import RestoreDrill
 from workflows.runbook import Runbook
 from workflows.stage_lock import StageLock
 
 RUNBOOKS: tuple[type[Runbook[Any]], ...] = (
     QuickRollback,
     CanaryRollback,
+    DatabaseBackup,
+    DatabaseRestore,
+    RestoreDrill,
 )
 """What people start, in the order of the operational document."""
 

@@ -15,6 +15,7 @@ from workflows.converter import data_converter
 PASS_THROUGH = (
     # Interfaces and plain models. Loading them once instead of once a run keeps the start of a run cheap.
     "activities",
+    "workflows.backup_models",
     "workflows.canary_evidence",
     "workflows.batch_control",
     "workflows.batched_update_model",
