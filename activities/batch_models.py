@@ -152,7 +152,3 @@ class Reverted(Finding):
 class JournalRequest(Facts):
     order: UpdateOrder
     keep: timedelta
-
-
-class Remaining(Finding):
-    documents: int

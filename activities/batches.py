@@ -21,7 +21,6 @@ from activities.batch_models import (
     PlanRequest,
     RangeOrder,
     RangeResult,
-    Remaining,
     Reverted,
     Trial,
     TrialRequest,
@@ -69,10 +68,13 @@ class Batches:
     # --- before -------------------------------------------------------------------------------------------------
 
     @activity.defn(name="batches.check")
-    @classified("look at the collection")
-    def check(self, order: UpdateOrder) -> CollectionCheck:
+    async def check(self, order: UpdateOrder) -> CollectionCheck:
         """What the collection is and how many documents match; refuses what cannot be updated in batches."""
-        return check_collection(self._clients.database(order.stage), order)
+
+        def look() -> CollectionCheck:
+            return check_collection(self._clients.database(order.stage), order)
+
+        return await self._long("look at the collection", look)
 
     @activity.defn(name="batches.load")
     @classified("read the stage's load")
@@ -81,36 +83,40 @@ class Batches:
         return self._load.read(stage)
 
     @activity.defn(name="batches.try")
-    @classified("try the update on copies")
-    def try_on_copies(self, request: TrialRequest) -> Trial:
+    async def try_on_copies(self, request: TrialRequest) -> Trial:
         """Apply the update to copies of a few documents; refuses one that must not be repeated."""
-        return try_update(self._clients.database(request.order.stage), request.order, request.key, request.documents)
+        order = request.order
+
+        def attempt() -> Trial:
+            return try_update(self._clients.database(order.stage), order, request.key, request.documents)
+
+        return await self._long("try the update on copies", attempt)
 
     @activity.defn(name="batches.plan")
-    @classified("plan the ranges of _id")
-    def plan(self, request: PlanRequest) -> Plan:
+    async def plan(self, request: PlanRequest) -> Plan:
         """Cut the matching documents into ranges, in one pass over ``_id`` with flat memory."""
+        return await self._long("plan the ranges of _id", lambda: self._cut(request))
+
+    def _cut(self, request: PlanRequest) -> Plan:
         order = request.order
         collection = self._clients.database(order.stage).get_collection(order.collection)
         cutter = Cutter()
         with collection.find(decode(order.filter), BY_ID, sort=BY_ID, hint=BY_ID, batch_size=10_000) as cursor:
             for document in cursor:
                 cutter.take(document["_id"])
-                if cutter.documents % 10_000 == 0:
-                    activity.heartbeat({"phase": "planning", "documents": cutter.documents})
-                    _unless_stopping("planning")
         ranges = cutter.ranges(request.range_documents, request.at_least, request.first_number)
         kinds = sorted({stretch.kind for stretch in ranges})
         summary = f"{cutter.documents:,} documents in {len(ranges)} ranges of _id ({', '.join(kinds) or 'none'})"
         return Plan(summary=summary, documents=cutter.documents, ranges=ranges)
 
-    @activity.defn(name="batches.remaining")
-    @classified("count what is left")
-    def remaining(self, order: UpdateOrder) -> Remaining:
-        """How many documents match the filter now."""
-        collection = self._clients.database(order.stage).get_collection(order.collection)
-        left = collection.count_documents(decode(order.filter))
-        return Remaining(summary=f"{left:,} documents match the filter", documents=left)
+    async def _long(self, doing: str, work: Callable[[], T]) -> T:
+        """Something that takes as long as the collection is large; says meanwhile that the worker lives."""
+        task = asyncio.ensure_future(self.in_thread(doing, work))
+        while not task.done():
+            activity.heartbeat({"phase": doing})
+            _unless_stopping(doing)
+            await asyncio.wait({task}, timeout=STILL_ALIVE)
+        return task.result()
 
     # --- the update itself --------------------------------------------------------------------------------------
 

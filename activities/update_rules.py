@@ -14,6 +14,7 @@ from typing import Any
 
 import bson
 from bson import json_util
+from bson.codec_options import DatetimeConversion
 
 Document = dict[str, Any]
 Update = Document | list[Document]
@@ -36,6 +37,8 @@ WHOLE = "*"
 _COLLECTION = re.compile(r"^[^\x00$]{1,120}$")
 _OWN = "_runbook_"
 """Collections of this product begin so."""
+
+_READ = json_util.JSONOptions(tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO)
 
 
 class BadUpdate(ValueError):
@@ -84,7 +87,7 @@ def check_update(update: Update) -> Update:
 
 def decode(value: Any) -> Any:
     """BSON values out of Extended JSON (canonical, relaxed or legacy)."""
-    return json_util.loads(json_util.dumps(value)) if value is not None else None
+    return json_util.loads(json.dumps(value), json_options=_READ) if value is not None else None
 
 
 def encode(value: Any) -> Any:
