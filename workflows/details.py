@@ -31,6 +31,12 @@ def escape(text: str) -> str:
     return " ".join(text.split()).translate(_ESCAPED)
 
 
+def shortened(text: str, most: int = 120) -> str:
+    """Text that fits a table; a hash (one long word) is cut sooner, because the page does not break it."""
+    limit = most if " " in text else 24
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
 def clock(moment: datetime) -> str:
     return moment.strftime("%H:%M:%S")
 
@@ -100,7 +106,7 @@ def _headline(state: RunState) -> str:
 
 
 def _gate(state: RunState, gate: Gate) -> str:
-    plan = "\n".join(f"| {escape(key)} | {escape(str(value))} |" for key, value in gate.plan.items())
+    plan = "\n".join(f"| {escape(key)} | {escape(shortened(str(value)))} |" for key, value in gate.plan.items())
     who = ", ".join(escape(person) for person in gate.approvers) or "anybody"
     if not gate.requester_may_approve:
         who += (

@@ -18,7 +18,7 @@ BLOCKER = "RollbackBlocker"
 """The custom resource that does not go back; the one to name in ``ResourcesToSkip``."""
 
 _BROKEN = "NeverMade"
-_PATIENCE_S = 30.0
+_PATIENCE_S = 120.0
 
 _PROVIDER_CODE = """\
 import json, os, urllib.request
