@@ -9,15 +9,18 @@ from temporalio.client import Client
 
 from activities.api import Api
 from activities.backups import Backups
+from activities.batches import Batches
 from activities.canary import Canary
 from activities.clients import Aws, http_client
 from activities.connection_string import ConnectionString
 from activities.database import Database
 from activities.deployments import Deployments
 from activities.in_flight import Runs
+from activities.indexes import Indexes
 from activities.locks import Locks
 from activities.logs import Logs
 from activities.metrics import Metrics
+from activities.migrations import Migrations
 from activities.notifications import Notifications
 from activities.records import Records
 from activities.reports import Reports
@@ -50,6 +53,9 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
         Database(resolver),
         Backups(settings, aws.s3, http, resolver),
         ConnectionString(resolver, aws.ssm, aws.secretsmanager, aws.functions),
+        Batches(resolver, Metrics(aws.cloudwatch)),
+        Migrations(resolver, records),
+        Indexes(resolver),
         Notifications(settings, resolver, http, aws.ses),
         Tickets(settings, resolver, http),
     ]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from workflows.batched_update import BatchedUpdate
 from workflows.canary_rollback import CanaryRollback
 from workflows.database_backup import DatabaseBackup
+from workflows.database_migration import DatabaseMigration
 from workflows.database_restore import DatabaseRestore
 from workflows.quick_rollback import QuickRollback
 from workflows.restore_drill import RestoreDrill
@@ -15,6 +17,8 @@ from workflows.stage_lock import StageLock
 RUNBOOKS: tuple[type[Runbook[Any]], ...] = (
     QuickRollback,
     CanaryRollback,
+    DatabaseMigration,
+    BatchedUpdate,
     DatabaseBackup,
     DatabaseRestore,
     RestoreDrill,

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, TypeVar, cast
 
@@ -184,12 +184,18 @@ class Runbook(Asking[I]):
         workflow.continue_as_new({"carried": carried.model_dump(mode="json")})
 
     async def run_child(
-        self, step_id: str, runbook: str, inp: RunbookInput, *, title: str | None = None
+        self,
+        step_id: str,
+        runbook: str,
+        inp: RunbookInput,
+        *,
+        title: str | None = None,
+        undo: Callable[[RunbookResult], Undo | None] | None = None,
     ) -> RunbookResult:
         """Run another runbook as a step of this one, under this one's lock; it asks and undoes by itself.
 
         Cancelling this run cancels the child, and its undo is awaited. What it changed successfully is this run's to
-        undo, if it is to be undone at all.
+        undo: ``undo`` makes that of the child's result.
         """
         async with self._step(step_id, title, Kind.CHANGE) as step:
             child_id = f"{self.state.workflow_id}/{self._activity_id(step_id)}"
@@ -207,6 +213,12 @@ class Runbook(Asking[I]):
             result = cast(RunbookResult, answer)
             step.summary = result.summary
             step.evidence = dict(result.facts)
+            if undo is not None and (registered := undo(result)) is not None:
+                self._undos.append((step_id, registered))
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # It was done before it heard that it should stop.
+                raise asyncio.CancelledError("stopped after this step")
             return result
 
     def _explain(self, error: BaseException) -> tuple[Outcome, str, str]:
