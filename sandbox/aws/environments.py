@@ -57,6 +57,8 @@ class Environment(runtime.Worker):  # type: ignore[misc]  # ministack is untyped
         self.log_stream = f"{today}/[{config.get('Version', '$LATEST')}]{uuid.uuid4().hex}"
         self.retired = False
         """The function was updated meanwhile: finish the invocation, then stop."""
+        self.ready = False
+        """Its process has started and is initialised. ministack's ``_proc`` is set long before that."""
         self._output: list[tuple[float, bytes]] = []
         self._output_lock = threading.Lock()
 
@@ -65,6 +67,7 @@ class Environment(runtime.Worker):  # type: ignore[misc]  # ministack is untyped
         with self._lock:
             outcome = Outcome(started=time.time())
             if self._proc is None or self._proc.poll() is not None:
+                self.ready = False
                 begin = time.monotonic()
                 try:
                     self._spawn()
@@ -74,6 +77,7 @@ class Environment(runtime.Worker):  # type: ignore[misc]  # ministack is untyped
                     self._stop()
                     return outcome
                 outcome.init_ms = (time.monotonic() - begin) * 1000
+                self.ready = True
                 with _changed:
                     _changed.notify_all()
             self._exchange(self._process(), {"event": event, "ctx": context}, outcome)
@@ -205,7 +209,7 @@ def lease(name: str, config: dict[str, Any], code: bytes, version: str) -> Any:
             with runtime._lock:
                 pool = list(runtime._workers.get(runtime._worker_key(name, config, version), []))
             free = any(not one.in_use for one in pool)
-            starting = sum(one.in_use and one._proc is None for one in pool)
+            starting = sum(one.in_use and not one.ready for one in pool)
             patient = len(pool) > starting and time.monotonic() - began < PATIENCE_S
             if free or (starting < STARTING_AT_ONCE and not patient):
                 environment, _ = runtime.acquire_worker(name, config, code, qualifier=version)
