@@ -15,6 +15,10 @@ from workflows.plugin import RunbooksPlugin
 KEPT = sorted(FOLDER.glob("*/*.json"))
 
 
+def read(path: Path) -> WorkflowHistory:
+    return WorkflowHistory.from_json(path.stem, path.read_text())
+
+
 def test_every_workflow_has_a_history() -> None:
     missing = {cls.__name__ for cls in WORKFLOWS} - {path.parent.name for path in KEPT}
     assert not missing, f"no history of {missing}: add a scenario that keeps one, then run make histories"
@@ -23,9 +27,7 @@ def test_every_workflow_has_a_history() -> None:
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: f"{path.parent.name}-{path.stem}")
 async def test_a_kept_history_replays(path: Path) -> None:
     replayer = Replayer(workflows=[], plugins=[RunbooksPlugin()])
-    result = await replayer.replay_workflow(
-        WorkflowHistory.from_json(path.stem, path.read_text()), raise_on_replay_failure=False
-    )
+    result = await replayer.replay_workflow(read(path), raise_on_replay_failure=False)
     assert result.replay_failure is None, (
         f"{path.parent.name}: a run that is under way would break with this code. Put the changed commands behind "
         f"workflow.patched('what-changed') and keep the old branch; record anew only what nobody runs any more. "
