@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
 from activities.canary import Canary, Measure
 from activities.charts import Mark
@@ -50,26 +50,30 @@ class Baking(Rollback[CanaryRollbackInput]):
         Raises:
             Stopped: ``Worse``, ``NotTheDeploy``, or people said no. The routing then goes back.
         """
-        inp, percent = self.inp, bake.percent
         self._live = bake
         try:
-            by_hand = await self.wait(
-                f"bake-{percent}",
-                inp.bake,
-                f"Bake at {percent} %",
-                every=inp.judge_every,
-                watch=lambda: self._watch(bake),
-            )
-            if inp.dry_run:
-                return
-            if by_hand:
-                await self._look_and_judge(bake)
-            self._act_at_once(bake)
-            if not by_hand and not self._recovered(bake):
-                await self._until_judged(bake)
-        finally:
-            self._live = None
-            self._close_step(bake)
+            await self._watch_it(bake)
+        except (FailureError, asyncio.CancelledError):
+            self._over(bake)
+            raise
+        self._over(bake)
+
+    async def _watch_it(self, bake: Bake) -> None:
+        percent, inp = bake.percent, self.inp
+        by_hand = await self.wait(
+            f"bake-{percent}",
+            inp.bake,
+            f"Bake at {percent} %",
+            every=inp.judge_every,
+            watch=lambda: self._watch(bake),
+        )
+        if inp.dry_run:
+            return
+        if by_hand:
+            await self._look_and_judge(bake)
+        self._act_at_once(bake)
+        if not by_hand and not self._recovered(bake):
+            await self._until_judged(bake)
 
     async def _until_judged(self, bake: Bake) -> None:
         """The time of the bake is over: wait for what the judge still needs, then ask."""
@@ -113,14 +117,14 @@ class Baking(Rollback[CanaryRollbackInput]):
                 if not asking.done():
                     await self._look_and_judge(bake)
                     self._act_at_once(bake)
-            await asking
-        finally:
-            if not asking.done():
-                asking.cancel()
-                await asyncio.gather(asking, return_exceptions=True)
-                for gate in self.state.gates:
-                    if gate.id == gate_id and gate.state == "open":
-                        gate.state = "rejected"
+        except (FailureError, asyncio.CancelledError):
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            for gate in self.state.gates:
+                if gate.id == gate_id and gate.state == "open":
+                    gate.state = "rejected"
+            raise
+        await asking
 
     async def _watch(self, bake: Bake) -> bool:
         """Look while time passes; whether the bake is over before its time."""
@@ -186,13 +190,13 @@ class Baking(Rollback[CanaryRollbackInput]):
             problem = describe(error)[0]
         if look.restored is not None and look.replaced is not None:
             bake.seen_until = end  # else the next look covers this stretch, too
-        elif problem:
+        elif problem and (not bake.judgements or bake.judgements[-1].measured):
             self.say(f"could not measure: {problem}", level="warning", source="provider")
         self._judge(bake, look)
 
     def _judge(self, bake: Bake, look: Look) -> None:
         was_far, before = bake.split().far, bake.decision
-        bake.looks.append(look)
+        bake.add(look)
         bake.judgements.append(judge(bake.looks, self._limits, earlier=bake.earlier))
         bake.decision = settle(bake.judgements, self._limits, proof=bake.proof)
         split, now = bake.split(), workflow.now()
@@ -217,12 +221,13 @@ class Baking(Rollback[CanaryRollbackInput]):
             figures[f"version {side.version}"] = f"{side.errors} errors of {side.invocations}"
         return figures | dict(bake.judgements[-1].p_values)
 
-    def _close_step(self, bake: Bake) -> None:
+    def _over(self, bake: Bake) -> None:
+        """The bake has ended, one way or another."""
+        self._live = self._held = None
         step = self._find_step(f"judge-{bake.percent}", None, Kind.LOOK)
         if step.state is State.RUNNING:
             bad = bake.decision in _AT_ONCE
             step.state, step.ended_at = State.FAILED if bad else State.DONE, workflow.now()
-        self._held = None
 
     # --- operators ----------------------------------------------------------------------------------------------
 

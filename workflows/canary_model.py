@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import reduce
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from activities.charts import Chart, Line, Mark
 from activities.stage import Stage
@@ -21,6 +20,8 @@ from workflows.rollback import RollbackInput
 
 Percent = Annotated[int, Field(ge=1, le=100)]
 DEFAULT_LADDER = (10, 50, 100)
+MOST_LOOKS = 240
+"""Looks that are judged together: the judge weighs each of them anew at every look."""
 
 
 class CanaryRollbackInput(RollbackInput):
@@ -55,6 +56,12 @@ class CanaryRollbackInput(RollbackInput):
         if any(low >= high for low, high in itertools.pairwise(ladder)) or ladder[-1] != 100:
             raise ValueError("each rung has to be higher than the one before it, and the last one 100")
         return ladder
+
+    @model_validator(mode="after")
+    def _judged_not_too_often(self) -> CanaryRollbackInput:
+        if self.bake / self.judge_every > MOST_LOOKS:
+            raise ValueError(f"judge_every: a bake is judged at most {MOST_LOOKS} times; judge less often")
+        return self
 
 
 class Steer(By):
@@ -108,12 +115,19 @@ class Bake:
     looks: list[Look] = field(default_factory=list)
     judgements: list[Judgement] = field(default_factory=list)
     decision: Decision = Decision.WAIT
+    totals: dict[str, VersionCounts] = field(default_factory=dict)
+
+    def add(self, look: Look) -> None:
+        if len(self.looks) >= MOST_LOOKS:  # held, or asked about, for hours: judge the hours to come by themselves
+            self.looks, self.judgements = [], []
+        self.looks.append(look)
+        for side in (look.replaced, look.restored):
+            if side is not None:
+                self.totals[side.version] = self.total(side.version).plus(side)
 
     def total(self, version: str) -> VersionCounts:
         """What a version did in all looks of the bake."""
-        sides = [look.restored if version == self.restored else look.replaced for look in self.looks]
-        empty = VersionCounts(version=version, invocations=0, errors=0)
-        return reduce(VersionCounts.plus, [side for side in sides if side], empty)
+        return self.totals.get(version) or VersionCounts(version=version, invocations=0, errors=0)
 
     def split(self) -> SplitSeen:
         restored, replaced = self.total(self.restored), self.total(self.replaced)
