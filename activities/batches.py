@@ -6,7 +6,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from temporalio import activity
@@ -68,13 +68,13 @@ class Batches:
     # --- before -------------------------------------------------------------------------------------------------
 
     @activity.defn(name="batches.check")
-    async def check(self, order: UpdateOrder) -> CollectionCheck:
+    def check(self, order: UpdateOrder) -> CollectionCheck:
         """What the collection is and how many documents match; refuses what cannot be updated in batches."""
 
         def look() -> CollectionCheck:
             return check_collection(self._clients.database(order.stage), order)
 
-        return await self._long("look at the collection", look)
+        return self._long("look at the collection", look)
 
     @activity.defn(name="batches.load")
     @classified("read the stage's load")
@@ -83,19 +83,19 @@ class Batches:
         return self._load.read(stage)
 
     @activity.defn(name="batches.try")
-    async def try_on_copies(self, request: TrialRequest) -> Trial:
+    def try_on_copies(self, request: TrialRequest) -> Trial:
         """Apply the update to copies of a few documents; refuses one that must not be repeated."""
         order = request.order
 
         def attempt() -> Trial:
             return try_update(self._clients.database(order.stage), order, request.key, request.documents)
 
-        return await self._long("try the update on copies", attempt)
+        return self._long("try the update on copies", attempt)
 
     @activity.defn(name="batches.plan")
-    async def plan(self, request: PlanRequest) -> Plan:
+    def plan(self, request: PlanRequest) -> Plan:
         """Cut the matching documents into ranges, in one pass over ``_id`` with flat memory."""
-        return await self._long("plan the ranges of _id", lambda: self._cut(request))
+        return self._long("plan the ranges of _id", lambda: self._cut(request))
 
     def _cut(self, request: PlanRequest) -> Plan:
         order = request.order
@@ -109,14 +109,14 @@ class Batches:
         summary = f"{cutter.documents:,} documents in {len(ranges)} ranges of _id ({', '.join(kinds) or 'none'})"
         return Plan(summary=summary, documents=cutter.documents, ranges=ranges)
 
-    async def _long(self, doing: str, work: Callable[[], T]) -> T:
+    def _long(self, doing: str, work: Callable[[], T]) -> T:
         """Something that takes as long as the collection is large; says meanwhile that the worker lives."""
-        task = asyncio.ensure_future(self.in_thread(doing, work))
-        while not task.done():
+        running = self._threads.submit(classified(doing)(work))
+        while not running.done():
             activity.heartbeat({"phase": doing})
             _unless_stopping(doing)
-            await asyncio.wait({task}, timeout=STILL_ALIVE)
-        return task.result()
+            wait([running], timeout=STILL_ALIVE)
+        return running.result()
 
     # --- the update itself --------------------------------------------------------------------------------------
 

@@ -88,8 +88,8 @@ def range_order(what: UpdateOrder, stretch: IdRange, size: int = 50, **more: Any
     return RangeOrder(**(given | more))
 
 
-async def plan(batches: Batches, what: UpdateOrder, **more: Any) -> tuple[IdRange, ...]:
-    found: Plan = await ActivityEnvironment().run(batches.plan, PlanRequest(order=what, **more))
+def plan(batches: Batches, what: UpdateOrder, **more: Any) -> tuple[IdRange, ...]:
+    found: Plan = ActivityEnvironment().run(batches.plan, PlanRequest(order=what, **more))
     return found.ranges
 
 
@@ -135,7 +135,7 @@ IDS["mixed"] = [one for kind in ("objectid", "string", "number", "binary", "date
 async def test_every_kind_of_id_is_updated_exactly_once(batches: Batches, db: Db, kind: str) -> None:
     fill(db, IDS[kind])
     what = order(db)
-    ranges = await plan(batches, what, range_documents=90, at_least=3)
+    ranges = plan(batches, what, range_documents=90, at_least=3)
     assert sum(stretch.documents for stretch in ranges) == len(IDS[kind])
     results = [await update(batches, range_order(what, stretch, 40)) for stretch in ranges]
     assert all(result.finished and result.ended == "finished" for result in results)
@@ -147,16 +147,16 @@ async def test_every_kind_of_id_is_updated_exactly_once(batches: Batches, db: Db
 async def test_none_and_one(batches: Batches, db: Db, count: int) -> None:
     db.create_collection("items")
     fill(db, list(range(count)))
-    check = await ActivityEnvironment().run(batches.check, order(db))
+    check = ActivityEnvironment().run(batches.check, order(db))
     assert (check.documents, check.matching) == (count, count)
-    ranges = await plan(batches, order(db), at_least=4)
+    ranges = plan(batches, order(db), at_least=4)
     assert len(ranges) == count
     assert [(await update(batches, range_order(order(db), r))).updated for r in ranges] == [1] * count
 
 
 async def test_documents_of_16_megabytes(batches: Batches, db: Db) -> None:
     fill(db, [1, 2, 3], pad="x" * (16 * 1024 * 1024 - 100))
-    (stretch,) = await plan(batches, order(db))
+    (stretch,) = plan(batches, order(db))
     what = order(db, journal="_runbook_journal_big")
     assert (await update(batches, range_order(what, stretch))).updated == 3
     assert ActivityEnvironment().run(batches.revert, what).reverted == 3
@@ -227,7 +227,7 @@ async def test_crashes_and_writers_leave_every_document_right(
     journal = "_runbook_journal_x" if seed % 2 else None
     fill(db, list(range(total)), n=0)
     what = order(db, update={"$set": {"schema": 2}, "$inc": {"n": 1}}, journal=journal)
-    (stretch,) = await plan(batches, what)
+    (stretch,) = plan(batches, what)
     stop = threading.Event()
     written: set[int] = set()
 
@@ -282,7 +282,7 @@ async def test_the_journal_puts_every_kind_of_update_back(batches: Batches, db: 
     before = [bson.encode(doc) for doc in db.items.find().sort("_id")]
     what = order(db, query, change, journal="_runbook_journal_y")
     ActivityEnvironment().run(batches.open_journal, JournalRequest(order=what, keep=datetime.timedelta(days=1)))
-    (stretch,) = await plan(batches, what)
+    (stretch,) = plan(batches, what)
     assert (await update(batches, range_order(what, stretch, 25))).updated == 60
     assert db.items.count_documents(query) == 0
     assert ActivityEnvironment().run(batches.revert, what).reverted == 60
@@ -303,23 +303,23 @@ async def test_the_journal_puts_every_kind_of_update_back(batches: Batches, db: 
         (lambda db: db.create_collection("items", capped=True, size=100_000), "capped"),
     ],
 )
-async def test_what_cannot_be_updated_in_batches_is_refused(
+def test_what_cannot_be_updated_in_batches_is_refused(
     batches: Batches, db: Db, make: Callable[[Db], Any], text: str
 ) -> None:
     make(db)
     with pytest.raises(ApplicationError, match=text) as refused:
-        await ActivityEnvironment().run(batches.check, order(db))
+        ActivityEnvironment().run(batches.check, order(db))
     assert refused.value.non_retryable
 
 
-async def test_a_field_of_the_shard_key_is_refused(batches: Batches, db: Db) -> None:
+def test_a_field_of_the_shard_key_is_refused(batches: Batches, db: Db) -> None:
     db.create_collection("items")
     entries = db.client["config"]["collections"]
     entries.insert_one({"_id": f"{db.name}.items", "key": {"schema": 1, "tenant": 1}})
     try:
         with pytest.raises(ApplicationError, match="sharded by schema, tenant"):
-            await ActivityEnvironment().run(batches.check, order(db))
-        await ActivityEnvironment().run(batches.check, order(db, update={"$set": {"free": 1}}))
+            ActivityEnvironment().run(batches.check, order(db))
+        ActivityEnvironment().run(batches.check, order(db, update={"$set": {"free": 1}}))
     finally:
         entries.delete_one({"_id": f"{db.name}.items"})
 
@@ -334,27 +334,27 @@ async def test_a_field_of_the_shard_key_is_refused(batches: Batches, db: Db) -> 
         ({"n": {"$gte": 0}}, [{"$set": {"n": {"$add": ["$n", 1]}}}], None),
     ],
 )
-async def test_an_update_that_must_not_be_repeated_is_found_on_copies(
+def test_an_update_that_must_not_be_repeated_is_found_on_copies(
     batches: Batches, db: Db, query: Any, change: Any, leaves: bool | None
 ) -> None:
     fill(db, list(range(50)), n=1)
     request = TrialRequest(order=order(db, query, change), key="k1")
     if leaves is None:
         with pytest.raises(ApplicationError, match="Add a mark") as refused:
-            await ActivityEnvironment().run(batches.try_on_copies, request)
+            ActivityEnvironment().run(batches.try_on_copies, request)
         assert refused.value.type == "NotRepeatable"
     else:
-        trial = await ActivityEnvironment().run(batches.try_on_copies, request)
+        trial = ActivityEnvironment().run(batches.try_on_copies, request)
         assert (trial.tried, trial.leaves_filter, trial.repeatable) == (20, leaves, True)
     assert db.list_collection_names() == ["items"], "the copies are gone"
     assert db.items.count_documents({"n": 1}) == 50
 
 
 @pytest.mark.parametrize("change", [{"$set": {"n": 1, "n.b": 2}}, [{"$set": {"a": {"$nonsense": 1}}}]])
-async def test_an_update_that_the_server_refuses_fails_on_copies(batches: Batches, db: Db, change: Any) -> None:
+def test_an_update_that_the_server_refuses_fails_on_copies(batches: Batches, db: Db, change: Any) -> None:
     fill(db, list(range(5)), n=1)
     with pytest.raises(ApplicationError, match="could not try the update on copies: MongoDB error") as refused:
-        await ActivityEnvironment().run(batches.try_on_copies, TrialRequest(order=order(db, {}, change), key="k2"))
+        ActivityEnvironment().run(batches.try_on_copies, TrialRequest(order=order(db, {}, change), key="k2"))
     assert refused.value.non_retryable
     assert db.list_collection_names() == ["items"]
 
@@ -372,7 +372,7 @@ async def test_a_batch_that_times_out_is_halved(batches: Batches, db: Db, monkey
         return write(walk, condition)
 
     monkeypatch.setattr(batch_walk.RangeWalk, "_write", slow)
-    (stretch,) = await plan(batches, order(db))
+    (stretch,) = plan(batches, order(db))
     sized = range_order(order(db), stretch, sizes=BatchSizes(initial=100, min=10, max=100))
     result = await update(batches, sized)
     assert sizes[:3] == [100, 50, 25]
@@ -387,7 +387,7 @@ async def test_load_beyond_a_limit_waits_and_then_stops(
     batches: Batches, db: Db, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(db, list(range(100)))
-    (stretch,) = await plan(batches, order(db))
+    (stretch,) = plan(batches, order(db))
     readings = iter([Load(summary="", ping_ms=900)] + [Load(summary="", ping_ms=9000)] * 3)
     monkeypatch.setattr(batches._load, "read", lambda _stage: next(readings))
     monkeypatch.setattr("activities.batches.LOOK_AGAIN", 0.01)
@@ -401,7 +401,7 @@ async def test_cancelled_it_finishes_its_batch_and_says_how_far_it_came(
     batches: Batches, db: Db, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(db, list(range(300)))
-    (stretch,) = await plan(batches, order(db))
+    (stretch,) = plan(batches, order(db))
     environment = ActivityEnvironment()
     loop = asyncio.get_running_loop()
     write = batch_walk.RangeWalk._write
