@@ -194,6 +194,9 @@ STARTING_AT_ONCE = 2
 """Environments of one version that start at the same time. A start costs half a second of a core, and this is one
 machine: more would slow each other, and everything else, down. What arrives meanwhile takes the first that is free."""
 
+MOST = 12
+"""Environments of one version. AWS has a thousand; here a database that hangs would fill the machine with processes."""
+
 PATIENCE_S = 0.3
 """How long an invocation waits for a warm environment to be free before one is started for it."""
 
@@ -211,7 +214,7 @@ def lease(name: str, config: dict[str, Any], code: bytes, version: str) -> Any:
             free = any(not one.in_use for one in pool)
             starting = sum(one.in_use and not one.ready for one in pool)
             patient = len(pool) > starting and time.monotonic() - began < PATIENCE_S
-            if free or (starting < STARTING_AT_ONCE and not patient):
+            if free or (starting < STARTING_AT_ONCE and len(pool) < MOST and not patient):
                 environment, _ = runtime.acquire_worker(name, config, code, qualifier=version)
                 return environment
             _changed.wait(PATIENCE_S)
