@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pymongo
@@ -162,9 +163,10 @@ def _load_one(client: Client, into: str, name: str, entry: CollectionEntry, fold
     bypass = True if "validator" in entry.options else None
     loaded = 0
     for batch in _or_damaged(folder, entry):
-        target.insert_many([RawBSONDocument(document) for document in batch], bypass_document_validation=bypass)
+        beat(phase := f"restoring {entry.name}: {loaded:,} of {entry.documents:,} documents")
+        insert = partial(target.insert_many, map(RawBSONDocument, batch), bypass_document_validation=bypass)
+        patiently(insert, phase)  # a majority can take its time
         loaded += len(batch)
-        beat(f"restoring {entry.name}: {loaded:,} of {entry.documents:,} documents")
     _verify(client, into, name, entry, beat)
     # Last of all: an index with an expiry lets the server delete what has just been restored.
     if entry.indexes:

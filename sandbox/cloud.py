@@ -19,7 +19,7 @@ import httpx
 from activities.records import DeployLedger, Records
 from activities.releases import LedgerEntry
 from activities.settings import RecordsStore, Settings
-from activities.stage import Channels, DatabaseFacts, DeployPolicy, GatewayFacts, Stage
+from activities.stage import BackupPolicy, Channels, DatabaseFacts, DeployPolicy, GatewayFacts, Stage
 from sandbox import guard, mongodb
 from sandbox.api import data
 from sandbox.api.checkout import write_checkout
@@ -130,6 +130,7 @@ class Cloud:
                 log_group=f"/aws/apigateway/{service}",
             ),
             database=DatabaseFacts(uri=f"ssm:{secret_parameter(name, 'MongoDBUri')}", name=mongodb.database(name)),
+            backup=BackupPolicy(uri=f"ssm:{operator_uri_parameter(name)}"),
             deploy=DeployPolicy(engine="sst", app=APP, releases=str(self._site.layout.releases)),
             channels=Channels(stakeholders=_STAKEHOLDERS),
         )

@@ -37,6 +37,8 @@ def write(site: Site, stages: Sequence[Stage]) -> None:
         "pagerduty-routing-key": site.vault.pagerduty_routing_key,
         "webhook-token": site.vault.webhook_token,
         "github-token": site.vault.github_token,
+        "atlas-client-id": "mdb_sa_id_sandbox",
+        "atlas-client-secret": site.vault.atlas_secret,
     }
     for name, value in values.items():
         write_secret(site.layout.references / name, value)

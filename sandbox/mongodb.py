@@ -112,14 +112,17 @@ def create_storage(directory: Path, vault: Vault, run: Callable[[Path], tuple[in
 def ensure_users(port: int, vault: Vault) -> None:
     """Two users a stage, each with ``readWrite`` on the stage's own database; passwords and roles as in the vault.
 
-    The operator may also look at the server (``clusterMonitor``): connection counts are not a database's.
+    The operator may also look at the server (``clusterMonitor``, connection counts are not a database's), and fill the
+    databases that a restore makes; the API may work on the one that can take the place of its own.
     """
     with _client(admin_uri(port, vault)) as client:
         for stage, secret in vault.stages.items():
-            own: dict[str, str] = {"role": "readWrite", "db": database(stage)}
+            own, scratch, restored = (
+                {"role": "readWrite", "db": database(stage) + ending} for ending in ("", "_scratch", "_restored")
+            )
             monitor = {"role": "clusterMonitor", "db": "admin"}
-            _ensure_user(client, f"api_{stage}", secret.api_password, [own])
-            _ensure_user(client, f"operator_{stage}", secret.operator_password, [own, monitor])
+            _ensure_user(client, f"api_{stage}", secret.api_password, [own, restored])
+            _ensure_user(client, f"operator_{stage}", secret.operator_password, [own, scratch, restored, monitor])
 
 
 def _ensure_user(client: pymongo.MongoClient[dict[str, Any]], name: str, password: str, roles: list[Any]) -> None:
