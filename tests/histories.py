@@ -20,6 +20,7 @@ RECORDING = os.environ.get("RECORD_HISTORIES") == "1"
 
 _REPLACEMENTS = (
     (re.compile(r"(/[\w.-]+)+/house\d*"), "/srv/sandbox"),
+    (re.compile(r"(/[\w.-]+)*/pytest-of-[\w.-]+/pytest-\d+/[\w.-]+"), "/srv/test"),
     (re.compile(r"127\.0\.0\.1:\d+"), "127.0.0.1:8000"),
     (re.compile(r"\d+@[\w.-]+"), "1@worker"),
 )

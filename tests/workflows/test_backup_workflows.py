@@ -346,6 +346,7 @@ async def test_repointing_and_reverting_the_deployment(client: Client, world: Wo
         settings = next(item for item in result.checklist if item.id == "settings")
         assert not settings.done
         assert f"stages.{world.name}.database.name" in (settings.note or "")
+        await keep(handle, "DatabaseRestore", "repointed")
 
 
 async def test_not_ready_after_repointing_points_back(client: Client, world: World) -> None:
