@@ -27,15 +27,3 @@ RUNBOOKS: tuple[type[Runbook[Any]], ...] = (
 
 WORKFLOWS: tuple[type, ...] = (*RUNBOOKS, StageLock)
 """All that a worker runs."""
-
-
-def runbook(name: str) -> type[Runbook[Any]]:
-    """The runbook of that name, whatever its case.
-
-    Raises:
-        KeyError: there is none; the message lists those that exist.
-    """
-    for candidate in RUNBOOKS:
-        if candidate.__name__.casefold() == name.casefold():
-            return candidate
-    raise KeyError(f"no runbook '{name}'; there are: {', '.join(r.__name__ for r in RUNBOOKS)}")
