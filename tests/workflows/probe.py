@@ -14,6 +14,7 @@ from pydantic import Field
 from temporalio import activity, workflow
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
 from activities.evidence import Finding
@@ -222,12 +223,19 @@ async def progress(handle: WorkflowHandle[Any, Any]) -> RunState:
 async def until(handle: WorkflowHandle[Any, Any], holds: Any, patience: float = 15) -> RunState:
     """The run's state as soon as ``holds`` of it; fails with the last state seen."""
     deadline = asyncio.get_running_loop().time() + patience
+    seen = "no such run"
     while True:
-        state = await progress(handle)
-        if holds(state):
-            return state
+        try:
+            state = await progress(handle)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:  # a child that is being started is not there yet
+                raise
+        else:
+            if holds(state):
+                return state
+            seen = state.model_dump_json(indent=1)
         if asyncio.get_running_loop().time() > deadline:
-            raise AssertionError(f"never came about: {state.model_dump_json(indent=1)}")
+            raise AssertionError(f"never came about: {seen}")
         await asyncio.sleep(0.02)
 
 
