@@ -71,7 +71,7 @@ class World:
     """``done`` lists every change in order, as ``stage: what``. Faults are switched by name in ``fail``."""
 
     def __init__(self, **production: Any) -> None:
-        self.production = production
+        self.policies: dict[str, dict[str, Any]] = {"production": production, "staging": {}}
         self.done: list[str] = []
         self.documents = {"production": 10_000, "staging": 1_000}
         self.left = {"production": 4_000, "staging": 500}
@@ -111,7 +111,7 @@ class World:
                 "gateway": {"name": "a", "stage": name},
                 "database": {"uri": "env:NONE", "name": f"d_{kind}"},
                 "deploy": {"engine": "cloudformation"},
-                **(self.production if kind == "production" else {}),
+                **self.policies[kind],
             }
         )
 
@@ -249,7 +249,7 @@ class World:
         match runbook:
             case "DatabaseBackup":
                 self.did(stage, "backup")
-                facts = {"backup": BACKUP, "verified": True, "created_at": inp["reason"].partition(" at ")[2] or NOW}
+                facts = {"backup": BACKUP, "verified": True, "created_at": activity.info().started_time.isoformat()}
             case "BatchedUpdate":
                 assert inp["approved"] is True
                 facts = {"updated": self.left[stage], "journal": "_runbook_journal_1" if inp["journal"] else None}
@@ -285,10 +285,6 @@ class World:
     def activities(self) -> list[Any]:
         methods = (getattr(self, name) for name in dir(type(self)))
         return [method for method in methods if hasattr(method, "__temporal_activity_definition")]
-
-
-NOW = "2999-01-20T03:00:00+00:00"
-"""A backup that is always young."""
 
 
 async def _below(runbook: str, payload: tuple[Any, ...]) -> RunbookResult:

@@ -528,8 +528,32 @@ async def test_the_stage_is_left_to_others_while_the_window_is_waited_for(client
         assert (await failure(handle)).type == "Aborted"
 
 
-async def test_a_yes_after_the_window_has_closed_waits_for_the_next_one(client: Client) -> None:
-    """The gate is answered an hour too late: the lock is given back, the plan is looked at again, then it goes on."""
+async def test_a_window_that_has_closed_before_the_yes_is_waited_for_again(temporal: WorkflowEnvironment) -> None:
+    """The yes takes six hours, the window closes in two: it goes on a day later, with a backup of that day."""
+    slow = {"time_limit": "PT6H", "remind_every": "PT6H", "on_timeout": "approve"}
+    open_now = window(datetime.now(UTC) - timedelta(hours=1), timedelta(hours=3))
+    world = World(maintenance=open_now, gates={"approve-migration": slow})
+    async with working(temporal.client, world) as queue:
+        handle = await begin(temporal.client, queue, BACKFILL, release="new")
+        result = await finished(handle)
+        assert result.outcome is Outcome.COMPLETED
+        state = await progress(handle)
+        assert state.step("window") is None, "it was open at first"
+        waited = state.step("window-again")
+        assert timedelta(hours=16) < waited.ended_at - waited.started_at < timedelta(hours=18)
+        assert [entry.text for entry in state.timeline].count("has " + str(state.stage) + " to itself") == 2
+        assert world.done == [
+            "production: backup",
+            "staging: deploy new",
+            "staging: update",
+            "production: backup",
+            "production: deploy new",
+            "production: update",
+            f"production: drill {BACKUP}",
+        ]
+
+
+async def test_what_has_grown_out_of_every_window_is_not_begun(client: Client) -> None:
     world = World(maintenance=window(datetime.now(UTC) - timedelta(hours=1), timedelta(hours=3)))
     async with working(client, world) as queue:
         handle = await begin(client, queue, INDEX, release="new")
