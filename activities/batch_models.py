@@ -129,6 +129,10 @@ class RangeOrder(Facts):
     news_every: int = Field(10_000, ge=1, description="Documents after which the run's page is told")
 
 
+Ended = Literal["finished", "asked", "time", "abort", "failed"]
+"""Why an activity came back: done, asked to stop, has worked long enough, load, or a fault that will not pass."""
+
+
 class RangeResult(Finding):
     """How far a range has come."""
 
@@ -140,8 +144,9 @@ class RangeResult(Finding):
     next_size: int = Field(description="Batch size that the controller would use next")
     busy_s: float = Field(description="Seconds spent in batches")
     throttled_s: float = Field(0, description="Seconds spent waiting for load to fall")
-    ended: Literal["finished", "asked", "time", "abort"]
-    why: str | None = Field(None, description="Of an abort: what was beyond its limit")
+    ended: Ended
+    why: str | None = Field(None, description="What was beyond its limit, or what no further try would cure")
+    kind: str | None = Field(None, description="Type of that failure")
 
 
 class Reverted(Finding):

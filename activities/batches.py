@@ -7,14 +7,16 @@ import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 
 from activities import batch_journal
 from activities.batch_collection import check_collection
 from activities.batch_models import (
     CollectionCheck,
+    Ended,
     JournalRequest,
     Load,
     Plan,
@@ -216,7 +218,13 @@ class _Attempt:
                 if verdict.word == "abort":
                     return self._result("abort", verdict.why)
                 if verdict.word == "go":
-                    await self._with_pulse(self._batches.in_thread("update a batch", walk.batch))
+                    try:
+                        await self._with_pulse(self._batches.in_thread("update a batch", walk.batch))
+                    except ApplicationError as error:
+                        if not error.non_retryable:
+                            raise
+                        # As a result, so that the run knows how far this range came.
+                        return self._result("failed", error.message, error.type)
                     await self._news()
                 else:
                     await self._wait(verdict.why)
@@ -268,7 +276,7 @@ class _Attempt:
                 },
             )
 
-    def _result(self, ended: Literal["finished", "asked", "time", "abort"], why: str | None = None) -> RangeResult:
+    def _result(self, ended: Ended, why: str | None = None, kind: str | None = None) -> RangeResult:
         walk = self._walk
         speed = f", {walk.walked / walk.busy_s:,.0f} a second" if walk.busy_s and walk.walked else ""
         return RangeResult(
@@ -283,4 +291,5 @@ class _Attempt:
             throttled_s=round(self._throttled_s, 1),
             ended=ended,
             why=why,
+            kind=kind,
         )

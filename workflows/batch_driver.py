@@ -50,6 +50,7 @@ class BatchDriver(Runbook[BatchedUpdateInput]):
         self._flying: dict[int, tuple[ActivityHandle[RangeResult], IdRange]] = {}
         self._interrupted = False
         self._waits_for: dict[int, str] = {}
+        self.batch_failed = False
 
     @property
     def started(self) -> bool:
@@ -181,7 +182,7 @@ class BatchDriver(Runbook[BatchedUpdateInput]):
         for number, (handle, _) in list(self._flying.items()):
             if handle.done():
                 del self._flying[number]
-                self._take_in(number, handle)
+                self._take_in(number, handle)  # raises for one that failed; the next call takes in the others
 
     def _take_in(self, number: int, handle: ActivityHandle[RangeResult]) -> None:
         progress = self.work.progress
@@ -200,6 +201,9 @@ class BatchDriver(Runbook[BatchedUpdateInput]):
         self.work.next_size = result.next_size
         if not result.finished:
             self.work.waiting.insert(0, result.range)
+        if result.ended == "failed":
+            self.batch_failed = True
+            raise self.stop(result.why or "a batch failed", result.kind or "BatchFailed")
         if result.ended == "abort":
             raise self.stop(f"load is beyond the limit to abort at: {result.why}", "LoadAbort")
 

@@ -239,6 +239,7 @@ class BatchedUpdate(BatchDriver):
         updated = f"{work.progress.updated:,} documents had been updated"
         self.facts["updated"] = work.progress.updated
         if self.order.journal is None:
+            updated += " (perhaps some of the batch that failed, too)" if self.batch_failed else ""
             return f"{updated} and stay so: there was no undo journal. Started again, it goes on with the rest"
         undone = self.state.step("undo-journal")
         return f"{updated}; undone: {undone.summary}" if undone and undone.summary else None

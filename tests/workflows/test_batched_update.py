@@ -242,6 +242,17 @@ async def test_without_a_journal_an_abort_says_what_stays(site: Site, monkeypatc
     )
 
 
+async def test_a_document_that_the_server_refuses_ends_the_run_and_says_how_far_it_came(site: Site) -> None:
+    site.fill(500)
+    site.db.command("collMod", "items", validator={"n": {"$lte": 5}}, validationLevel="strict")
+    site.db.items.update_many({"_id": {"$gte": 400}}, {"$set": {"n": 5}})  # one more is one too many
+    error = await failure(await site.start(partitions=1, batch={"initial": 100, "min": 100, "max": 100}))
+    assert error.type == "Mongo121"
+    assert "could not update a batch: MongoDB error 121" in error.message
+    assert "400 documents had been updated (perhaps some of the batch that failed, too) and stay so" in error.message
+    assert site.db.items.count_documents({"schema": 2}) == 400
+
+
 async def test_load_is_waited_for_with_the_reason_on_screen_and_a_crisis_ends_the_run(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
