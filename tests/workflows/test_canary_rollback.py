@@ -12,6 +12,7 @@ from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.testing import WorkflowEnvironment
 
 from activities.in_flight import RunFound
+from tests.histories import keep
 from tests.workflows.canary_world import World, begin, steady, working
 from tests.workflows.probe import failure, outcome, progress, until
 from workflows.model import Outcome, RunbookResult, RunState, State
@@ -318,6 +319,7 @@ async def test_operators_steer_a_live_bake_and_say_why(client: Client) -> None:
         await handle.execute_update("end_wait", {"by": "bob", "reason": "it is fine"})
         assert (await finished(handle)).outcome is Outcome.COMPLETED
         said = timeline(await progress(handle))
+        await keep(handle, "CanaryRollback", "steered-by-operators")
     assert shares(world) == [0.1, 0.5, 1.0]
     for text in ("promotes at once: customers wait", "few requests", "clear enough"):
         assert text in said
@@ -332,6 +334,7 @@ async def test_promoting_at_once_skips_the_rungs_between(client: Client) -> None
         await until(handle, lambda s: any(w.id == "bake-100" for w in s.waits))
         await handle.signal("abort", {"by": "cid", "reason": "wrong after all"})
         error = await failure(handle)
+        await keep(handle, "CanaryRollback", "promoted-and-aborted")
     assert error.type == "Aborted"
     assert shares(world) == [0.1, 1.0, 0.0]
     assert world.alias == world.found
