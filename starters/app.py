@@ -45,6 +45,9 @@ _PANELS: dict[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
         ("tick", operator_commands.tick),
         ("extend", operator_commands.extend),
         ("end-wait", operator_commands.end_wait),
+        ("hold", operator_commands.hold),
+        ("release", operator_commands.release),
+        ("promote", operator_commands.promote),
     ),
     "Try it": (("demo", demo),),
 }

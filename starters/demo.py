@@ -1,4 +1,4 @@
-"""``runbooks demo``: a real rollback of a real broken deployment, on this machine, in about a minute."""
+"""``runbooks demo``: a broken deployment and a real run that mends it, on this machine, in a minute or two."""
 
 from __future__ import annotations
 
@@ -6,57 +6,69 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from starters import reports, runs, screen
-from starters.live import Follower
+from starters.demo_play import STAGE, Play, percent
 from starters.output import AsJson, Output
-from starters.problems import Code
-from starters.runs import Ended, Started
-from starters.sandbox_commands import environment_of, opened
-from starters.session import Session, connected, me
-from starters.worker_child import WorkerChild
-from workflows.model import Decision, Gate, RunState
+from workflows.canary_judge import Limits
+from workflows.canary_model import CanaryRollbackInput
+from workflows.canary_rollback import CanaryRollback
 from workflows.quick_rollback import QuickRollback, QuickRollbackInput
 
 if TYPE_CHECKING:
-    from sandbox.house import House
-    from sandbox.traffic import Stats, Traffic
-
-STAGE = "production"
-RATE = 5.0
-"""Requests a second: enough to tell 30 % of errors from none within seconds, with power to spare on two cores."""
-
-ENOUGH = 40
-"""Requests behind a figure that is shown."""
-
-PATIENCE = 20.0
-"""Seconds to wait for that many."""
-
-HURRY = {
-    "RUNBOOKS_STAGES__PRODUCTION__ROLLBACK__ERROR_WINDOW": "PT12S",
-    "RUNBOOKS_STAGES__PRODUCTION__ROLLBACK__METRICS_DELAY": "PT2S",
-    "RUNBOOKS_STAGES__PRODUCTION__ROLLBACK__HEALTH_INTERVAL": "PT0.5S",
-}
-"""What differs from the real thing, where the errors of ten minutes are looked at: nobody wants to watch that long."""
-
-APPROVER = "demo colleague"
-"""Who says yes: in production it cannot be who asked."""
+    from sandbox.traffic import Stats
 
 
 class Scenario(StrEnum):
     ROLLBACK = "rollback"
+    CANARY = "canary"
+
+
+class _Rollback(Play):
+    """The release before the broken one comes back at once."""
+
+    runbook = QuickRollback
+    rate = 5.0
+
+    def request(self, before: Stats) -> QuickRollbackInput:
+        reason = f"{percent(before)} of requests fail since the last deploy"
+        return QuickRollbackInput(stage=STAGE, reason=reason, requested_by=self.requester)
+
+
+class _Canary(Play):
+    """It comes back step by step, judged against the broken one over the same seconds."""
+
+    runbook = CanaryRollback
+    rate = 12.0
+
+    def request(self, before: Stats) -> CanaryRollbackInput:
+        reason = f"{percent(before)} of requests fail, perhaps since the last deploy"
+        return CanaryRollbackInput(
+            stage=STAGE,
+            reason=reason,
+            requested_by=self.requester,
+            bake=timedelta(seconds=15),
+            judge_every=timedelta(seconds=3),
+            patience=timedelta(minutes=1),
+            limits=Limits(min_sample=15),
+        )
+
+
+_PLAYS = {Scenario.ROLLBACK: _Rollback, Scenario.CANARY: _Canary}
 
 
 def demo(
-    scenario: Annotated[Scenario, typer.Argument(help="What happens.")] = Scenario.ROLLBACK,
+    scenario: Annotated[
+        Scenario,
+        typer.Argument(help="rollback: back at once. canary: back step by step, with bakes of 15 s instead of 15 min."),
+    ] = Scenario.ROLLBACK,
     auto_approve: Annotated[bool, typer.Option("--auto-approve", help="Answer the run's questions with yes.")] = False,
     as_json: AsJson = False,
 ) -> int:
@@ -66,7 +78,7 @@ def demo(
     with _undisturbed(), ExitStack() as stack:
         root = Path(tempfile.mkdtemp(prefix="runbooks-demo-"))
         stack.callback(shutil.rmtree, root, ignore_errors=True)
-        return _Rollback(output, attended).play(stack, root)
+        return _PLAYS[scenario](output, attended).play(stack, root)
 
 
 @contextmanager
@@ -81,148 +93,3 @@ def _undisturbed() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-class _Rollback:
-    """The scenario, scene by scene."""
-
-    def __init__(self, output: Output, attended: bool) -> None:
-        self._output = output
-        self._attended = attended
-        self._began = time.monotonic()
-        self._requester = me() or "demo"
-
-    def play(self, stack: ExitStack, root: Path) -> int:
-        self._scene("starting a whole sandbox: Temporal and its UI, AWS, MongoDB, the people's tools")
-        house = stack.enter_context(opened(root, self._aside))
-        house.up(attached=True)
-        self._aside(f"the API's good release is live on {STAGE}")
-        environment = stack.enter_context(environment_of(house))
-        own = {"TMPDIR": str(_made(root / "tmp"))}  # whatever the worker leaves goes with the rest
-        child = stack.enter_context(WorkerChild(environment | HURRY | own, house.layout.log("worker"), self._aside))
-        self._aside(f"the worker runs as process {child.pid}: kill -9 it if you like, the run survives that")
-        traffic = house.traffic(STAGE, RATE, 600)
-        stack.callback(traffic.stop)
-        good = self._measured(traffic, 4)
-        self._aside(f"clients see: {_seen(good)}")
-
-        self._scene("deploying a release that is broken")
-        entry = house.deploy(STAGE, "broken")
-        before = self._measured(traffic, 1)
-        self._aside(f"release {entry.release} is live; clients see: {_seen(before)}", "bold red")
-
-        self._scene("starting QuickRollback")
-        started = connected(lambda session: runs.begin(session, QuickRollback, self._input(before)))
-        self._output.line(f"  the run in the Temporal UI: {started.ui}")
-        state = self._watch(started)
-        end = connected(lambda session: runs.ended(session, started.id))
-
-        after = self._measured(traffic, 1)
-        return self._curtain(house, started, state, end, before, after)
-
-    def _input(self, before: Stats) -> QuickRollbackInput:
-        reason = f"{_percent(before)} of requests fail since the last deploy"
-        return QuickRollbackInput(stage=STAGE, reason=reason, requested_by=self._requester)
-
-    def _watch(self, started: Started) -> RunState | None:
-        """Show the run, and answer its questions or let them be answered."""
-        follower = Follower(self._output)
-        while True:
-            state = connected(lambda session: follower.follow(session, started.id, until_gate=True))
-            gate = state.open_gate() if state else None
-            if gate is None:
-                return state
-            decision = self._answer(gate)
-            said = connected(lambda session, sent=decision: runs.update(session, started.id, "decide", sent))  # type: ignore[misc]
-            self._aside(f"{decision.by} answers {decision.decision}: {said}")
-
-    def _answer(self, gate: Gate) -> Decision:
-        yes = True
-        if self._attended:
-            self._output.line(f"\n{gate.question}", "bold")
-            yes = typer.confirm(f"Answer as {APPROVER!r}: approve?", default=True)
-        return Decision(
-            decision="approve" if yes else "reject",
-            by=APPROVER,
-            gate=gate.id,
-            plan_hash=gate.plan_hash,
-            reason=None if self._attended else "the demo answers by itself",
-        )
-
-    def _curtain(
-        self, house: House, started: Started, state: RunState | None, end: Ended, before: Stats, after: Stats
-    ) -> int:
-        healthy = end.well and after.error_rate is not None and after.error_rate < 0.01
-        self._scene("the end")
-        self._output.line(f"  {end.outcome}: {end.summary}", "bold green" if end.well else "bold red")
-        self._output.line(f"  before: {_seen(before)}", "red")
-        self._output.line(f"  after:  {_seen(after)}", "green" if healthy else "bold red")
-        if state and not self._output.live:
-            self._output.console.print(screen.checklist_view(state.checklist), soft_wrap=True)
-        files = self._report(started)
-        stored = end.result.report if end.result else {}
-        self._output.line(f"\n  report: {stored.get('html', 'not stored')}")
-        self._output.line(f"  copy:   {files['html']}")
-        self._output.line(f"  run:    {started.ui}")
-        seconds = time.monotonic() - self._began
-        if self._attended:
-            typer.prompt("\nLook around; Enter stops everything", default="", show_default=False, prompt_suffix=" ")
-        self._aside(f"cleaning up (it took {seconds:.0f} s)")
-        if self._output.json:
-            self._output.show(_document(started, end, before, after, healthy, files, seconds))
-        return Code.DONE if healthy else Code.RUN_FAILED
-
-    def _report(self, started: Started) -> dict[str, Path]:
-        async def fetch(session: Session) -> dict[str, Path]:
-            return await reports.save(session, started.id, reports.DEFAULT_DIRECTORY)
-
-        return connected(fetch)
-
-    def _measured(self, traffic: Traffic, at_least: float) -> Stats:
-        """What clients see from now on, over enough requests."""
-        began = time.monotonic()
-        while True:
-            time.sleep(0.2)
-            passed = time.monotonic() - began
-            stats = traffic.stats(last_seconds=passed)
-            if passed >= at_least and (stats.sent >= ENOUGH or passed > PATIENCE):
-                return stats
-
-    def _scene(self, title: str) -> None:
-        self._output.line(f"\n▸ {title}", "bold cyan")
-
-    def _aside(self, text: str, style: str = "dim") -> None:
-        self._output.line(f"  {text}", style)
-
-
-def _made(directory: Path) -> Path:
-    directory.mkdir()
-    return directory
-
-
-def _percent(stats: Stats) -> str:
-    return "no answer" if stats.error_rate is None else f"{stats.error_rate:.0%}"
-
-
-def _seen(stats: Stats) -> str:
-    if stats.error_rate is None:
-        return "no request was answered"
-    return f"{stats.error_rate:.1%} errors of {stats.sent} requests, p95 {stats.p95_ms:.0f} ms"
-
-
-def _document(
-    started: Started, end: Ended, before: Stats, after: Stats, healthy: bool, files: dict[str, Path], seconds: float
-) -> dict[str, Any]:
-    return {
-        "id": started.id,
-        "ui": started.ui,
-        "outcome": end.outcome,
-        "summary": end.summary,
-        "healthy": healthy,
-        "error_rate_before": before.error_rate,
-        "error_rate_after": after.error_rate,
-        "checklist": [item.model_dump(mode="json") for item in end.result.checklist] if end.result else [],
-        "report": end.result.report if end.result else {},
-        "copy": {kind: str(file) for kind, file in files.items()},
-        "seconds": round(seconds, 1),
-    }

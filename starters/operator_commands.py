@@ -10,6 +10,7 @@ from starters import runs
 from starters.output import AsJson, Output
 from starters.run_commands import RunId
 from starters.session import Session, connected, somebody
+from workflows.canary_model import Steer
 from workflows.details import clock
 from workflows.model import By, Decision, EndWait, ExtendWait, Message, Note, Revoke, Tick
 
@@ -118,3 +119,21 @@ def extend(
 def end_wait(run: RunId, wait: WaitId = None, by: Who = None, reason: Reason = None, as_json: AsJson = False) -> None:
     """End a wait now."""
     _update(run, "end_wait", runs.message(EndWait, by=somebody(by), wait=wait, reason=reason), as_json)
+
+
+Why = Annotated[str, typer.Option("--reason", help="Why; needed here, and stands on the timeline and in the report.")]
+
+
+def hold(run: RunId, reason: Why, by: Who = None, as_json: AsJson = False) -> None:
+    """Keep a live bake at its rung; it is judged on."""
+    _update(run, "hold", runs.message(Steer, by=somebody(by), reason=reason), as_json)
+
+
+def release(run: RunId, reason: Why, by: Who = None, as_json: AsJson = False) -> None:
+    """End a hold."""
+    _update(run, "release", runs.message(Steer, by=somebody(by), reason=reason), as_json)
+
+
+def promote(run: RunId, reason: Why, by: Who = None, as_json: AsJson = False) -> None:
+    """Give the version that a live bake brings back all of the traffic at once."""
+    _update(run, "promote", runs.message(Steer, by=somebody(by), reason=reason), as_json)

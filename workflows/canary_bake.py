@@ -202,7 +202,7 @@ class Baking(Rollback[CanaryRollbackInput]):
         split, now = bake.split(), workflow.now()
         step = self._find_step(f"judge-{bake.percent}", None, Kind.LOOK)
         word = bake.decision.value.replace("_", " ")
-        step.summary = f"look {len(bake.looks)}: {word}; {split.described()}; {bake.reasons}"
+        step.summary = f"{word}: {', '.join(map(_briefly, self._sides(bake)))}; {split.described()}"
         step.evidence = self._evidence(bake)
         if bake.decision is not before or len(bake.looks) == 1:
             self.say(f"at {bake.percent} %: {word}: {bake.reasons}")
@@ -214,10 +214,13 @@ class Baking(Rollback[CanaryRollbackInput]):
         self.refresh()
 
     @staticmethod
+    def _sides(bake: Bake) -> tuple[VersionCounts, VersionCounts]:
+        return bake.total(bake.replaced), bake.total(bake.restored)
+
+    @staticmethod
     def _evidence(bake: Bake) -> dict[str, Scalar]:
         figures: dict[str, Scalar] = {"looks": len(bake.looks), "split": bake.split().described()}
-        sides: Sequence[VersionCounts] = [bake.total(bake.replaced), bake.total(bake.restored)]
-        for side in sides:
+        for side in Baking._sides(bake):
             figures[f"version {side.version}"] = f"{side.errors} errors of {side.invocations}"
         return figures | dict(bake.judgements[-1].p_values)
 
@@ -314,6 +317,10 @@ class Baking(Rollback[CanaryRollbackInput]):
         if self._live is None or not self.state.waits:
             raise _refused("no bake is live now")
         return self._live
+
+
+def _briefly(side: VersionCounts) -> str:
+    return f"version {side.version} {side.errors}/{side.invocations} errors"
 
 
 def _steer(payload: Sequence[Any]) -> Steer:
