@@ -82,7 +82,7 @@ class CanaryRollback(Baking):
         return await self.conduct(payload)
 
     async def procedure(self, inp: CanaryRollbackInput) -> str:
-        self._strategy, self._way = "alias", f"canary by {self.stage.traffic}"
+        self._strategy, self._way = "alias", f"canary ({self.stage.traffic})"
         self._limits = limits_of(self.stage, inp)
         target = await self._identify()
         earlier = await self._count_before(target)

@@ -171,7 +171,12 @@ async def test_a_version_that_breaks_during_a_bake_is_out_within_one_interval(ca
         database.sessions.create_index([("owner", 1), ("created_at", -1)], name="of-owner")
         old = fresh(canary, unindexed_query=True)
         live = fresh(canary)
-        slower = {"ladder": [50, 100], "bake": "PT2M", "judge_every": "PT8S", "limits": {"consecutive": 1}}
+        slower = {
+            "ladder": [50, 100],
+            "bake": "PT2M",
+            "judge_every": "PT8S",
+            "limits": {"consecutive": 1, "latency_ratio": 10},
+        }
         handle = await canary.start("CanaryRollback", **QUICK | slower)
         await approve(handle)
         await until(handle, lambda s: any(wait.id == "bake-50" for wait in s.waits))

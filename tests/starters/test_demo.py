@@ -50,8 +50,9 @@ def nothing_left(tmp_path: Path) -> object:
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_the_demo_rolls_a_broken_release_back(tmp_path: Path) -> None:
-    demo = begin(tmp_path, "--json")  # no terminal: it answers its question by itself
+@pytest.mark.parametrize("scenario", ["rollback", "canary"])
+def test_the_demo_rolls_a_broken_release_back(tmp_path: Path, scenario: str) -> None:
+    demo = begin(tmp_path, scenario, "--json")  # no terminal: it answers its question by itself
     out, err = demo.communicate(timeout=240)
     assert demo.returncode == Code.DONE, err
     document = json.loads(out)
