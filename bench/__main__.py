@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from bench import canary, overhead
+from bench import canary, migration, overhead
 
-BENCHMARKS = (overhead, canary)
+BENCHMARKS = (overhead, canary, migration)
 
 
 def main(names: list[str]) -> None:
