@@ -8,11 +8,12 @@ the ``REPORT`` line that follows it, and each invocation is counted once, failed
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import AwareDatetime, Field
 from temporalio import activity
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 ENDED_OR_RAISED = '?"REPORT RequestId" ?"[ERROR] " ?"Invoke Error"'
 """The end of every invocation, and what the runtimes of Python and Node write when the code raises."""
+ENDED_AS_JSON = '{ $.type = "platform.report" }'
+"""The same where the function logs in Lambda's JSON format."""
 ANSWERED_5XX = "{ $.statusCode >= 500 }"
 """Answers that the code gives itself and logs as JSON. Lambda counts them as successes."""
 
@@ -95,6 +98,8 @@ class Canary:
     def _count(self, asked: Measure, version: str) -> VersionCounts:
         window = Window(stage=asked.stage, start=asked.start - _LEAD, end=asked.end, version=version)
         ended = list(self._logs.events(window, ENDED_OR_RAISED))
+        if not any(_report(event["message"]) for event in ended):
+            ended += self._logs.events(window, ENDED_AS_JSON)
         answered = list(self._logs.events(window, ANSWERED_5XX))
         return count(version, ended, answered, _millis(asked.start), _millis(asked.end))
 
@@ -107,11 +112,11 @@ def count(
     until_ms: int,
 ) -> VersionCounts:
     """Invocations that ended in that time, failed or not. Only good answers are timed: a failure is often quick."""
-    streams: dict[str, list[tuple[int, int, str | None]]] = defaultdict(list)
+    streams: dict[str, list[tuple[int, int, _Report | None]]] = defaultdict(list)
     for event in ended:
-        is_end = _REPORT.search(event["message"]) is not None
+        report = _report(event["message"])
         # Within a millisecond the end comes last.
-        streams[event["logStreamName"]].append((event["timestamp"], int(is_end), event["message"] if is_end else None))
+        streams[event["logStreamName"]].append((event["timestamp"], int(report is not None), report))
     for event in answered_5xx:
         streams[event["logStreamName"]].append((event["timestamp"], 0, None))
     invocations = errors = 0
@@ -122,14 +127,33 @@ def count(
             if report is None:
                 failed = True
                 continue
-            failed = failed or _FAILED_REPORT.search(report) is not None
+            failed = failed or report.failed
             if since_ms <= at < until_ms:
                 invocations += 1
                 errors += failed
-                if not failed and (found := _REPORT.search(report)):
-                    good.append(float(found["ms"]))
+                if not failed:
+                    good.append(report.ms)
             failed = False
     return VersionCounts.of(version, invocations=invocations, errors=errors, durations_ms=good)
+
+
+class _Report(NamedTuple):
+    """What Lambda writes at the end of an invocation."""
+
+    ms: float
+    failed: bool
+
+
+def _report(line: str) -> _Report | None:
+    if found := _REPORT.search(line):
+        return _Report(float(found["ms"]), _FAILED_REPORT.search(line) is not None)
+    if '"platform.report"' not in line:
+        return None
+    try:
+        record = json.loads(line)["record"]
+        return _Report(float(record["metrics"]["durationMs"]), record.get("status", "success") != "success")
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _millis(moment: datetime) -> int:

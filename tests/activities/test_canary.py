@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -36,6 +37,15 @@ def test_each_invocation_counts_once_however_it_failed() -> None:
     answered = [line(14, '{"statusCode": 503}', "b"), line(59, '{"statusCode": 500}')]
     found = count("3", ended, answered, 0, 100)
     assert (found.invocations, found.errors, found.timed) == (5, 4, 1)
+
+
+def test_lambdas_json_format_is_understood_too() -> None:
+    def ended(at: int, status: str) -> Any:
+        record = {"requestId": "1", "metrics": {"durationMs": 7.5}, "status": status}
+        return line(at, json.dumps({"time": "t", "type": "platform.report", "record": record}))
+
+    found = count("3", [ended(10, "success"), ended(20, "timeout"), line(30, '"platform.report" cut')], [], 0, 100)
+    assert (found.invocations, found.errors, found.timed) == (2, 1, 1)
 
 
 def test_an_invocation_belongs_to_the_look_in_which_it_ended() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import uuid
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.testing import WorkflowEnvironment
 
-from activities.in_flight import RunFound
+from activities.in_flight import InFlightQuery, RunFound, Runs
 from tests.histories import keep
+from tests.workflows import probe
 from tests.workflows.canary_world import World, begin, steady, working
 from tests.workflows.probe import failure, outcome, progress, until
 from workflows.model import Outcome, RunbookResult, RunState, State
@@ -236,6 +238,26 @@ async def test_a_migration_in_flight_is_refused_before_queueing(temporal: Workfl
         handle = await begin(temporal.client, queue)
         assert (await finished(handle)).outcome is Outcome.COMPLETED
         assert "goes on without waiting, as was approved" in timeline(await progress(handle))
+
+
+async def test_what_is_in_flight_is_asked_of_temporal_itself(client: Client) -> None:
+    """A run that works on the stage is found; one that only queues for it, or works on another, is not."""
+    asked = InFlightQuery(stage=f"stage-{uuid.uuid4().hex[:8]}", runbooks=("Probe", "DatabaseMigration"))
+    async with probe.working(client, probe.World()) as queue:
+        works = await probe.begin(client, queue, stage=asked.stage)
+        await until(works, probe.at_gate)
+        queues = await probe.begin(client, queue, stage=asked.stage)
+        await until(queues, lambda s: s.phase == "queued")
+        elsewhere = await probe.begin(client, queue)
+        await until(elsewhere, probe.at_gate)
+        deadline = asyncio.get_running_loop().time() + 10  # visibility is a moment behind
+        while not (found := await Runs(client).in_flight(asked)).runs:
+            assert asyncio.get_running_loop().time() < deadline
+            await asyncio.sleep(0.05)
+        assert [run.workflow_id for run in found.runs] == [works.id]
+        assert not (await Runs(client).in_flight(asked.model_copy(update={"runbooks": ("DatabaseMigration",)}))).runs
+        for handle in (works, queues, elsewhere):
+            await handle.terminate()
 
 
 async def test_traffic_that_is_split_by_somebody_else_is_left_alone(temporal: WorkflowEnvironment) -> None:
