@@ -69,7 +69,7 @@ class ShortHistories(BatchedUpdate):
 
     @property
     def history_is_long(self) -> bool:
-        return workflow.info().get_current_history_length() > 60
+        return workflow.info().get_current_history_length() > 35
 
 
 def batches(uri: str) -> Batches:
