@@ -25,6 +25,7 @@ from sandbox import connections, mongodb, processes
 from sandbox.api import data
 from sandbox.api.releases import CATALOGUE
 from sandbox.cloud import Cloud, CloudError
+from sandbox.events import Events
 from sandbox.hub.faults import Fault
 from sandbox.parts import PARTS, Site
 from sandbox.state import STAGES, Layout, State, Vault
@@ -163,6 +164,14 @@ class House:
         with _one_line(f"could not start traffic at {stage}"):
             url = Cloud(site).stage(self._stage(stage)).url
             return Traffic(url, rate, site.vault.stages[stage].api_keys[0], seconds=seconds).start()
+
+    def events(self, stage: str) -> Events:
+        """The stage's large collection, which migrations are rehearsed on.
+
+        Raises:
+            HouseError: no such stage, or the database is not up.
+        """
+        return Events(self._database_uri(stage))
 
     def _site(self, *needed: str) -> Site:
         state = State.read(self.layout.state)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from starters.demo_migration import Migration
 from starters.demo_play import STAGE, Play, percent
 from starters.output import AsJson, Output
 from workflows.canary_judge import Limits
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 class Scenario(StrEnum):
     ROLLBACK = "rollback"
     CANARY = "canary"
+    MIGRATION = "migration"
 
 
 class _Rollback(Play):
@@ -61,18 +63,21 @@ class _Canary(Play):
         )
 
 
-_PLAYS = {Scenario.ROLLBACK: _Rollback, Scenario.CANARY: _Canary}
+_PLAYS = {Scenario.ROLLBACK: _Rollback, Scenario.CANARY: _Canary, Scenario.MIGRATION: Migration}
 
 
 def demo(
     scenario: Annotated[
         Scenario,
-        typer.Argument(help="rollback: back at once. canary: back step by step, with bakes of 15 s instead of 15 min."),
+        typer.Argument(
+            help="rollback: back at once. canary: back step by step, with bakes of 15 s instead of 15 min. "
+            "migration: 50,000 documents, a killed worker, an abort that is undone."
+        ),
     ] = Scenario.ROLLBACK,
     auto_approve: Annotated[bool, typer.Option("--auto-approve", help="Answer the run's questions with yes.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """See it work: a broken release, a rollback that asks, a healthy API. Leaves only the report behind."""
+    """See it work on a sandbox of its own, which is gone afterwards: a rollback that asks, or a large migration."""
     output = Output(as_json)
     attended = output.live and sys.stdin.isatty() and not auto_approve
     with _undisturbed(), ExitStack() as stack:
