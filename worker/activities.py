@@ -24,6 +24,7 @@ from activities.migrations import Migrations
 from activities.notifications import Notifications
 from activities.records import Records
 from activities.reports import Reports
+from activities.schedules import Schedules
 from activities.secret_refs import SecretResolver
 from activities.settings import Settings
 from activities.stacks import Stacks
@@ -41,6 +42,7 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
     hosts: list[object] = [
         Stages(settings),
         Locks(client, settings.task_queue),
+        Schedules(client, settings.task_queue),
         Reports(records),
         Deployments(aws.cloudformation, aws.functions, records),
         Stacks(aws.cloudformation),
