@@ -218,6 +218,7 @@ class _Attempt:
                 if verdict.word == "abort":
                     return self._result("abort", verdict.why)
                 if verdict.word == "go":
+                    before = walk.walked
                     try:
                         await self._with_pulse(self._batches.in_thread("update a batch", walk.batch))
                     except ApplicationError as error:
@@ -225,6 +226,7 @@ class _Attempt:
                             raise
                         # As a result, so that the run knows how far this range came.
                         return self._result("failed", error.message, error.type)
+                    self._count(walk.walked - before)
                     await self._news()
                 else:
                     await self._wait(verdict.why)
@@ -241,6 +243,13 @@ class _Attempt:
         await self._news(why)
         await asyncio.sleep(LOOK_AGAIN)
         self._throttled_s += LOOK_AGAIN
+
+    def _count(self, documents: int) -> None:
+        """For the team's dashboards: their rate is how fast the migration goes."""
+        labels = {"stage": self._order.order.stage.name}
+        meter = activity.metric_meter()
+        meter.create_counter("runbooks_batch_documents", "Documents that batches went through").add(documents, labels)
+        meter.create_counter("runbooks_batches", "Batches that were committed").add(1, labels)
 
     async def _with_pulse(self, work: Any) -> None:
         """Wait for a batch, and say meanwhile that the worker lives."""

@@ -14,6 +14,7 @@ import botocore.exceptions
 from temporalio.exceptions import ApplicationError
 
 from activities.errors import from_aws, lasting
+from activities.redaction import never_print
 from activities.stage import SecretRef
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class SecretResolver:
                 raise _unusable(ref, "it begins with none of env:, file:, ssm:, secretsmanager:")
         if not value:
             raise _unusable(ref, "it is empty. Store a value there")
+        never_print(value)
         return value
 
     def forget(self, ref: SecretRef) -> None:

@@ -97,6 +97,11 @@ class Settings(BaseSettings):
     task_queue: str = "runbooks"
     stages: dict[str, Stage] = Field(default_factory=dict)
 
+    @property
+    def migrations_queue(self) -> str:
+        """Task queue of the long work on databases, which must not keep anything else waiting."""
+        return f"{self.task_queue}-migrations"
+
     @classmethod
     def settings_customise_sources(
         cls,

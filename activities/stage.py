@@ -204,6 +204,9 @@ class Stage(Facts):
     maintenance: MaintenancePolicy | None = Field(None, description="When it may be migrated; absent means always")
     channels: Channels = Channels()
     ui_url: str | None = Field(None, description="Base URL of the Temporal UI; filled in from the settings")
+    migrations_queue: str | None = Field(
+        None, description="Task queue of long database work; filled in from the settings. Absent means the run's own"
+    )
     waive_gates_in_incident: bool = Field(
         False, description="Whether a run that names an ongoing incident skips the approval of a rollback"
     )

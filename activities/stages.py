@@ -23,9 +23,9 @@ class Stages:
         """
         stage = self._settings.stages.get(name)
         if stage is None:
-            known = ", ".join(sorted(self._settings.stages)) or "none"
+            names = ", ".join(sorted(self._settings.stages)) or "none"
             raise lasting(
-                f"there is no stage {name!r}. Stages in the worker's settings: {known}. "
+                f"there is no stage {name!r}. Stages in the worker's settings: {names}. "
                 "Start the run again with one of them, or add the stage to the settings",
                 type="UnknownStage",
             )
@@ -35,4 +35,5 @@ class Stages:
                 "Run a worker for that region on a task queue of its own",
                 type="WrongRegion",
             )
-        return stage.model_copy(update={"ui_url": self._settings.ui.url})
+        known = {"ui_url": self._settings.ui.url, "migrations_queue": self._settings.migrations_queue}
+        return stage.model_copy(update=known)

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -16,38 +17,53 @@ from temporalio.runtime import LoggingConfig, PrometheusConfig, Runtime, Telemet
 from temporalio.worker import Worker
 
 from activities.settings import ConfigError, Settings, load_settings
+from worker import logs, observing
 from worker.activities import build_activities
+from worker.queues import ACTIVITY_THREADS, MIGRATION_SLOTS, Queue, served
+from worker.versioning import deployment, to_make_current
 from workflows.connection import ConnectionProblem, connect, require_search_attributes
-
-ACTIVITY_THREADS = 64
-"""Activities in flight at once. Most of them wait for the network."""
 
 GRACE = timedelta(seconds=30)
 """On SIGTERM, how long activities in flight may take to finish or to hand over their cursor."""
 
 
 def runtime() -> Runtime:
-    """The SDK's runtime. ``RUNBOOKS_METRICS`` names an address, such as ``127.0.0.1:9464``, for Prometheus metrics."""
+    """The SDK's runtime. ``RUNBOOKS_METRICS`` names an address, such as ``127.0.0.1:9464``, for Prometheus metrics.
+
+    Raises:
+        ConfigError: nothing can be served at that address.
+    """
     address = os.environ.get("RUNBOOKS_METRICS")
-    return Runtime(
-        telemetry=TelemetryConfig(
-            logging=LoggingConfig(filter=TelemetryFilter(core_level="WARN", other_level="ERROR")),
-            metrics=PrometheusConfig(bind_address=address) if address else None,
+    metrics = (
+        PrometheusConfig(bind_address=address, counters_total_suffix=True, durations_as_seconds=True)
+        if address
+        else None
+    )
+    logging_of_core = LoggingConfig(filter=TelemetryFilter(core_level="WARN", other_level="ERROR"))
+    try:
+        return Runtime(telemetry=TelemetryConfig(logging=logging_of_core, metrics=metrics))
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"RUNBOOKS_METRICS={address} cannot be served: {error}") from None
+
+
+def build_workers(
+    client: Client, settings: Settings, queues: Sequence[Queue], threads: ThreadPoolExecutor
+) -> list[Worker]:
+    """A worker for each queue, over one set of activities; workflows, converter and sandbox come with the client."""
+    activities = build_activities(settings, client)
+    return [
+        Worker(
+            client,
+            task_queue=queue.name,
+            activities=activities,
+            activity_executor=threads,
+            max_concurrent_activities=queue.slots,
+            max_heartbeat_throttle_interval=timedelta(seconds=5),
+            graceful_shutdown_timeout=GRACE,
+            deployment_config=deployment(os.environ),
         )
-    )
-
-
-def build_worker(client: Client, settings: Settings, threads: ThreadPoolExecutor) -> Worker:
-    """The worker of one process; workflows, converter and sandbox come with the client's plugin."""
-    return Worker(
-        client,
-        task_queue=settings.task_queue,
-        activities=build_activities(settings, client),
-        activity_executor=threads,
-        max_concurrent_activities=ACTIVITY_THREADS,
-        max_heartbeat_throttle_interval=timedelta(seconds=5),
-        graceful_shutdown_timeout=GRACE,
-    )
+        for queue in queues
+    ]
 
 
 async def run() -> None:
@@ -58,32 +74,47 @@ async def run() -> None:
         ConnectionProblem: Temporal cannot be used.
     """
     settings = load_settings()
-    client = await connect(patience=30, runtime=runtime())
+    queues, version = served(settings, os.environ), deployment(os.environ)
+    telemetry = runtime()
+    client = await connect(patience=30, runtime=telemetry)
     await require_search_attributes(client)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    threads = ThreadPoolExecutor(max_workers=ACTIVITY_THREADS, thread_name_prefix="activity")
-    worker = build_worker(client, settings, threads)
-    serving = asyncio.create_task(worker.run())
+    threads = ThreadPoolExecutor(max_workers=ACTIVITY_THREADS + MIGRATION_SLOTS, thread_name_prefix="activity")
+    workers = build_workers(client, settings, queues, threads)
+    serving = [asyncio.create_task(worker.run()) for worker in workers]
     stopping = asyncio.create_task(stop.wait())
-    logging.info("worker ready: task queue %s, namespace %s", settings.task_queue, client.namespace)
-    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if serving.done():
-        await serving  # a fatal error of the worker, such as a namespace that is gone
-        return
+    watching = asyncio.create_task(observing.watch(client, telemetry.metric_meter)) if _observed() else None
+    names = ", ".join(queue.name for queue in queues)
+    logging.info("worker ready: task queues %s, namespace %s", names, client.namespace)
+    if version is not None:
+        logging.info(
+            "version %s takes no run before: %s", version.version.to_canonical_string(), to_make_current(os.environ)
+        )
+    await asyncio.wait({*serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    for task in serving:
+        if task.done():
+            await task  # a fatal error of the worker, such as a namespace that is gone
+            return
     logging.info("worker stopping: activities in flight finish or hand over within %s s", int(GRACE.total_seconds()))
+    if watching is not None:
+        watching.cancel()
     with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(worker.shutdown(), GRACE.total_seconds() + 10)
+        shutdown = asyncio.gather(*(worker.shutdown() for worker in workers))
+        await asyncio.wait_for(shutdown, GRACE.total_seconds() + 10)
     threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _observed() -> bool:
+    return bool(os.environ.get("RUNBOOKS_METRICS"))
 
 
 def main() -> None:
     """Entry point of ``python -m worker``; exit code 2 when it refuses to start."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     code = 0
     try:
+        logs.set_up(os.environ)
         asyncio.run(run())
     except (ConfigError, ConnectionProblem) as error:
         print(f"worker: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ from typing import TypeVar
 from temporalio import workflow
 
 from activities.stage import GatePolicy
-from workflows import gates
+from workflows import gates, meters
 from workflows.details import length
 from workflows.model import Gate, Kind, Phase, RunbookInput, Scalar, State, Wait
 from workflows.steps import Steps
@@ -117,6 +117,7 @@ class Asking(Steps[I]):
 
     def _expire(self, gate: Gate) -> None:
         waited = length(workflow.now() - gate.opened_at)
+        meters.gate_expired(self.state.stage, gate.id)
         if gate.on_timeout == "reject":
             gate.state = "rejected"
             raise self.stop(f"nobody answered '{gate.id}' within {waited}, which counts as no", "GateExpired")

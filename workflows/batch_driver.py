@@ -146,6 +146,7 @@ class BatchDriver(Runbook[BatchedUpdateInput]):
                 activity_id=self._activity_id(f"range-{stretch.number}"),
                 summary=f"update range {stretch.number}, about {stretch.documents:,} documents",
                 priority=self._priority(),
+                task_queue=self._queue(policy.BATCHES),
                 **policy.BATCHES,
             )
             self._flying[stretch.number] = (handle, stretch)

@@ -88,6 +88,9 @@ BATCHES: ActivityOptions = {
     "cancellation_type": ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 }
 
+MIGRATIONS = (BUILD, BACKUP, BATCHES)
+"""Work of hours on a database. It has a task queue of its own, so that no number of it keeps a rollback waiting."""
+
 UNDO: ActivityOptions = {
     # No limit on attempts: what was begun is put back, however long the outside system is away. One attempt can be the
     # restore of a whole database; a dead worker is found by the heartbeat.

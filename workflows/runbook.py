@@ -32,7 +32,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, FailureError,
 from activities.locks import LockRequest, Locks
 from activities.reports import Reports, RunRecord
 from activities.stages import Stages
-from workflows import policy, search_attributes
+from workflows import meters, policy, search_attributes
 from workflows.asking import Asking
 from workflows.carrying import CARRIED_TIMELINE, Carried, CarriedUndo, read_carried
 from workflows.model import (
@@ -268,6 +268,7 @@ class Runbook(Asking[I]):
         if self._lock_asked:
             await self._release_lock()
         state.outcome, state.summary = outcome, summary
+        meters.closed(state.stage, outcome)
         self._enter(Phase.CLOSED)
         self.say(f"{outcome}: {summary}")
         await self._record()
@@ -324,6 +325,7 @@ class Runbook(Asking[I]):
                 self.say(f"undone: {undo.title}")
             except ActivityError as error:
                 step.state, step.summary = State.FAILED, describe(error)[0]
+                meters.undo_failed(self.state.stage)
                 told = f"{', '.join(self.stage.channels.chat)} and the record"
                 self.state.left_undone.append(f"{undo.title}: {step.summary} (told: {told})")
                 self.say(f"COULD NOT UNDO {undo.title}: {step.summary}", level="error")

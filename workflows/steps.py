@@ -257,6 +257,10 @@ class Steps(OperatorSurface, Generic[I]):
         """Incident work first: the server hands it to workers before all other work of the queue."""
         return Priority(priority_key=1) if self.inp.incident else Priority.default
 
+    def _queue(self, preset: policy.ActivityOptions) -> str | None:
+        """Long database work goes to the queue that the stage's record names; all else stays on the run's own."""
+        return self.stage.migrations_queue if any(preset is long for long in policy.MIGRATIONS) else None
+
     def _keep(self, step: Step, result: Any) -> None:
         if isinstance(result, dict) and "summary" in result:  # of an activity that was called by its name
             step.summary = str(result["summary"])
@@ -282,6 +286,7 @@ class Steps(OperatorSurface, Generic[I]):
             activity_id=self._activity_id(step_id),
             summary=summary[:200],
             priority=self._priority(),
+            task_queue=self._queue(preset),
             **preset,
         )
         task = asyncio.current_task()

@@ -124,7 +124,10 @@ async def test_it_serves_metrics_and_ends_on_sigterm(client: Client, settings: P
     while b"worker ready" not in await asyncio.wait_for(process.stderr.readline(), 60):
         pass
     async with httpx.AsyncClient() as http:
-        assert "temporal_" in (await http.get(f"http://127.0.0.1:{port}/metrics")).text
+        shown = (await http.get(f"http://127.0.0.1:{port}/metrics")).text
+    assert "temporal_worker_start_total" in shown
+    second = await refusal(environment(client, settings, RUNBOOKS_METRICS=f"127.0.0.1:{port}"))
+    assert f"RUNBOOKS_METRICS=127.0.0.1:{port} cannot be served" in second
     process.send_signal(signal.SIGTERM)
     rest = await asyncio.wait_for(process.stderr.read(), 60)
     assert await process.wait() == 0
