@@ -7,12 +7,15 @@ histories for years: fields are only ever added, always with a default. No field
 
 from __future__ import annotations
 
-from datetime import date, time, timedelta
+from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints
 
-from activities.time_zones import zone
+from activities.facts import Facts as Facts
+from activities.incident_policy import IncidentPolicy
+from activities.windows import MaintenancePolicy as MaintenancePolicy
+from activities.windows import MaintenanceWindow as MaintenanceWindow
 
 SecretRef = Annotated[
     str,
@@ -21,12 +24,6 @@ SecretRef = Annotated[
     ),
 ]
 """Where a secret is: ``env:NAME``, ``file:/path``, ``ssm:/parameter/path``, ``secretsmanager:name-or-arn#field``."""
-
-
-class Facts(BaseModel):
-    """Base of every model that travels through a history: unknown fields are kept out, errors echo no input."""
-
-    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True, frozen=True)
 
 
 class GatePolicy(Facts):
@@ -95,37 +92,6 @@ class CanaryPolicy(Facts):
     migration: Literal["refuse", "gate"] = Field(
         "refuse", description="What a rollback does while a database migration of the same stage is in flight"
     )
-
-
-class MaintenanceWindow(Facts):
-    """A time of the week in which a stage may be migrated."""
-
-    days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = Field(
-        min_length=1, description="Days on which it opens"
-    )
-    opens: time = Field(description="When it opens, by the clock of the policy's time zone, such as 22:00")
-    closes: time = Field(description="When it closes; at or before 'opens' means on the next day")
-
-    @field_validator("opens", "closes")
-    @classmethod
-    def _by_the_clock(cls, value: time) -> time:
-        if value.tzinfo is not None:
-            raise ValueError("give the time without an offset: the policy's time_zone holds")
-        return value
-
-
-class MaintenancePolicy(Facts):
-    """When a stage may be migrated: low-traffic times. The rules that read it are in ``workflows/maintenance.py``."""
-
-    time_zone: str = Field("UTC", pattern=r"^[A-Za-z][\w+/-]*$", description="IANA name, such as Europe/Berlin")
-    windows: tuple[MaintenanceWindow, ...] = Field(min_length=1)
-    holidays: tuple[date, ...] = Field((), description="Days on which no window opens, because nobody is there")
-
-    @field_validator("time_zone")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        zone(value)
-        return value
 
 
 class AtlasFacts(Facts):
@@ -203,6 +169,9 @@ class Stage(Facts):
     gates: dict[str, GatePolicy] = Field(default_factory=dict, description="Policy a gate id; 'default' for the rest")
     maintenance: MaintenancePolicy | None = Field(None, description="When it may be migrated; absent means always")
     channels: Channels = Channels()
+    incidents: IncidentPolicy | None = Field(
+        None, description="Severities, clocks and who is called; the document's table when absent"
+    )
     ui_url: str | None = Field(None, description="Base URL of the Temporal UI; filled in from the settings")
     migrations_queue: str | None = Field(
         None, description="Task queue of long database work; filled in from the settings. Absent means the run's own"
@@ -210,6 +179,11 @@ class Stage(Facts):
     waive_gates_in_incident: bool = Field(
         False, description="Whether a run that names an ongoing incident skips the approval of a rollback"
     )
+
+    @property
+    def incident_policy(self) -> IncidentPolicy:
+        """What holds for incidents here."""
+        return self.incidents or IncidentPolicy()
 
     def gate(self, gate_id: str) -> GatePolicy:
         """The policy of one gate, falling back to this stage's default and then to the built-in one."""

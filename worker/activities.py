@@ -16,6 +16,7 @@ from activities.connection_string import ConnectionString
 from activities.database import Database
 from activities.deployments import Deployments
 from activities.in_flight import Runs
+from activities.incidents import Incidents
 from activities.indexes import Indexes
 from activities.locks import Locks
 from activities.logs import Logs
@@ -49,6 +50,7 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
         Traffic(aws.functions, aws.apigateway),
         Canary(aws.logs),
         Runs(client),
+        Incidents(client, settings.task_queue),
         Api(http, resolver),
         Metrics(aws.cloudwatch),
         Logs(aws.logs),
