@@ -11,10 +11,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from activities.stage import SecretRef, Stage
+from activities.stage import PublicKey, SecretRef, Stage
 
 
 class Part(BaseModel):
@@ -96,6 +96,19 @@ class Settings(BaseSettings):
     ui: Ui = Ui()
     task_queue: str = "runbooks"
     stages: dict[str, Stage] = Field(default_factory=dict)
+    approvers: dict[str, PublicKey] = Field(
+        default_factory=dict, description="Public keys by approver, for stages with signed_approvals"
+    )
+
+    @model_validator(mode="after")
+    def _somebody_can_sign(self) -> Settings:
+        for name, stage in self.stages.items():
+            if stage.signed_approvals and not self.approvers:
+                raise ValueError(
+                    f"stage {name} takes only signed approvals, and [approvers] names nobody's key. "
+                    "Have each approver run 'runbooks keys new' and put the line that it prints there"
+                )
+        return self
 
     @property
     def migrations_queue(self) -> str:

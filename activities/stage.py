@@ -26,6 +26,10 @@ SecretRef = Annotated[
 """Where a secret is: ``env:NAME``, ``file:/path``, ``ssm:/parameter/path``, ``secretsmanager:name-or-arn#field``."""
 
 
+PublicKey = Annotated[str, StringConstraints(pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")]
+"""An approver's public key as ``runbooks keys`` prints it: ``ed25519:`` and 32 bytes in base64. It is no secret."""
+
+
 class GatePolicy(Facts):
     """Who has to say yes, and what happens when nobody does."""
 
@@ -167,6 +171,9 @@ class Stage(Facts):
     )
     canary: CanaryPolicy = CanaryPolicy()
     gates: dict[str, GatePolicy] = Field(default_factory=dict, description="Policy a gate id; 'default' for the rest")
+    signed_approvals: bool = Field(
+        False, description="Whether gates take only decisions signed with the key that is registered for the approver"
+    )
     maintenance: MaintenancePolicy | None = Field(None, description="When it may be migrated; absent means always")
     channels: Channels = Channels()
     incidents: IncidentPolicy | None = Field(

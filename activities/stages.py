@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pydantic import Field
 from temporalio import activity
 
 from activities.errors import lasting
 from activities.settings import Settings
-from activities.stage import Stage
+from activities.stage import Facts, PublicKey, Stage
+
+
+class Signers(Facts):
+    """Who can sign an approval: public keys by approver."""
+
+    keys: dict[str, PublicKey] = Field(default_factory=dict)
 
 
 class Stages:
@@ -37,3 +44,8 @@ class Stages:
             )
         known = {"ui_url": self._settings.ui.url, "migrations_queue": self._settings.migrations_queue}
         return stage.model_copy(update=known)
+
+    @activity.defn(name="stages.signers")
+    def signers(self) -> Signers:
+        """The registered keys as the settings of this worker have them now, which may be weeks after the run began."""
+        return Signers(keys=self._settings.approvers)

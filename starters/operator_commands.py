@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from starters import runs
+from starters import keys, runs
 from starters.output import AsJson, Output
+from starters.problems import Code, Problem
 from starters.run_commands import RunId
 from starters.session import Session, connected, somebody
 from workflows.canary_model import Steer
 from workflows.details import clock
+from workflows.gates import Refused
 from workflows.model import By, Decision, EndWait, ExtendWait, Message, Note, Revoke, Tick
 
 Who = Annotated[str | None, typer.Option("--by", help="Who you are. Default: RUNBOOKS_USER, or your login.")]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why; stands on the timeline and in the report.")]
 GateId = Annotated[str | None, typer.Option("--gate", help="Which gate, when several are open.")]
+PlanHash = Annotated[str | None, typer.Option("--plan", help="Hash of the plan that you have read.")]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--key", envvar="RUNBOOKS_KEY", metavar="FILE", help="Sign with this key, where the stage asks so."),
+]
 WaitId = Annotated[str | None, typer.Option("--wait", help="Which wait, when there are several.")]
 
 
@@ -40,20 +48,50 @@ def _decide(
     gate: str | None,
     by: str | None,
     reason: str | None,
+    plan: str | None,
+    key: Path | None,
     as_json: bool,
 ) -> None:
-    message = runs.message(Decision, decision=decision, gate=gate, by=somebody(by), reason=reason)
-    _update(run, "decide", message, as_json)
+    said = runs.message(Decision, decision=decision, gate=gate, by=somebody(by), reason=reason, plan_hash=plan)
+    private = keys.load(key) if key else None
+
+    async def decide(session: Session) -> str:
+        if private is None:
+            return await runs.update(session, run, "decide", said)
+        try:
+            signed = keys.signed(private, await runs.state_of(session, run), said)
+        except Refused as error:
+            raise Problem(f"{run} refuses: {error}", Code.CONFLICT) from None
+        return await runs.update(session, run, "decide", signed)
+
+    answer = connected(decide)
+    Output(as_json).show({"id": run, "answer": answer}, answer)
 
 
-def approve(run: RunId, gate: GateId = None, by: Who = None, reason: Reason = None, as_json: AsJson = False) -> None:
+def approve(
+    run: RunId,
+    gate: GateId = None,
+    by: Who = None,
+    reason: Reason = None,
+    plan: PlanHash = None,
+    key: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
     """Say yes at the open gate; tells at once whether it counted."""
-    _decide("approve", run, gate, by, reason, as_json)
+    _decide("approve", run, gate, by, reason, plan, key, as_json)
 
 
-def reject(run: RunId, gate: GateId = None, by: Who = None, reason: Reason = None, as_json: AsJson = False) -> None:
+def reject(
+    run: RunId,
+    gate: GateId = None,
+    by: Who = None,
+    reason: Reason = None,
+    plan: PlanHash = None,
+    key: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
     """Say no at the open gate; tells at once whether it counted."""
-    _decide("reject", run, gate, by, reason, as_json)
+    _decide("reject", run, gate, by, reason, plan, key, as_json)
 
 
 def revoke(run: RunId, gate: GateId = None, by: Who = None, reason: Reason = None, as_json: AsJson = False) -> None:

@@ -76,7 +76,10 @@ def gate_lines(state: RunState, gate: Gate) -> list[RenderableType]:
     for key, value in gate.plan.items():
         plan.add_row(Text(key, "dim"), Text("-" if value is None else str(value), overflow="fold"))
     again = f" (asked for the {gate.asked}. time: the plan has changed)" if gate.asked > 1 else ""
-    given = [Text(f"{answer.by} approved at {clock(answer.at)}", "green") for answer in gate.approvals]
+    given = [
+        Text(f"{a.by} approved at {clock(a.at)}" + (f", signed with key {a.key}" if a.key else ""), "green")
+        for a in gate.approvals
+    ]
     ways = answers(state.workflow_id, gate)
     yes = ways["runbooks"]
     return [

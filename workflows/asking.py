@@ -9,9 +9,10 @@ from typing import TypeVar
 from temporalio import workflow
 
 from activities.stage import GatePolicy
-from workflows import gates, meters
+from activities.stages import Stages
+from workflows import gates, meters, policy
 from workflows.details import length
-from workflows.model import Gate, Kind, Phase, RunbookInput, Scalar, State, Wait
+from workflows.model import Gate, Kind, Phase, RunbookInput, Scalar, Signing, State, Wait
 from workflows.steps import Steps
 
 I = TypeVar("I", bound=RunbookInput)  # noqa: E741
@@ -54,8 +55,19 @@ class Asking(Steps[I]):
             step.state, step.summary = State.SKIPPED, why
             self.say(f"gate '{gate_id}': {why}")
             return None
-        gate = gates.open_gate(gate_id, question, dict(plan), rules, self.inp.requested_by, workflow.now())
+        signing = None
+        if self.stage.signed_approvals:
+            info = workflow.info()
+            keys = await self._signers(gate_id)
+            signing = Signing(workflow_id=info.workflow_id, run=info.first_execution_run_id, keys=keys)
+        gate = gates.open_gate(gate_id, question, dict(plan), rules, self.inp.requested_by, workflow.now(), signing)
         self.state.gates.append(gate)
+        if signing is not None and (able := gates.able(gate)) < gate.needed:
+            self.say(
+                f"gate '{gate_id}' needs {gate.needed} signed approval(s), and {able} of those who may answer have a "
+                "key: register theirs under [approvers], restart the workers and start again",
+                level="error",
+            )
 
         async def ask() -> None:
             async with self._step(gate_id, question, Kind.GATE) as step:
@@ -67,6 +79,17 @@ class Asking(Steps[I]):
         self._regate[gate_id] = ask
         await ask()
         return gate
+
+    async def _signers(self, gate_id: str) -> dict[str, str]:
+        """The keys as they are registered now: a gate of a long run may open weeks after the run's start."""
+        found = await workflow.execute_activity_method(
+            Stages.signers,
+            activity_id=self._activity_id(f"signers-{gate_id}"),
+            summary=f"whose signature counts at {gate_id}?",
+            priority=self._priority(),
+            **policy.LOOK,
+        )
+        return dict(found.keys)
 
     async def _ask(
         self, gate: Gate, rules: GatePolicy, recheck: Callable[[], Awaitable[dict[str, Scalar]]] | None
@@ -82,7 +105,8 @@ class Asking(Steps[I]):
                 seen = dict(await recheck())
                 if gates.plan_hash(seen) != gate.plan_hash:
                     changed = "; ".join(gates.drift(gate.plan, seen))
-                    gates.ask_again(gate, seen, workflow.now())
+                    keys = await self._signers(gate.id) if gate.signing else None
+                    gates.ask_again(gate, seen, workflow.now(), keys)
                     self.say(f"gate '{gate.id}' is asked again, the plan has changed: {changed}", level="warning")
                     continue
             await self._unpaused()

@@ -9,7 +9,7 @@ import json
 from datetime import datetime, timedelta
 from urllib.parse import quote
 
-from workflows.gates import missing
+from workflows.gates import missing, signed_command
 from workflows.model import ChecklistItem, Gate, RunState, State, Step, Wait
 
 MARKS = {
@@ -64,6 +64,11 @@ def run_page(ui_url: str, namespace: str, workflow_id: str, run_id: str | None =
 
 def answers(workflow_id: str, gate: Gate) -> dict[str, str]:
     """The ways to answer a gate, each as the exact text to type."""
+    if gate.signing is not None:
+        return {
+            "runbooks": signed_command(gate, "approve"),
+            "UI": "not from here: only decisions signed with the approver's own key count",
+        }
     payload = json.dumps({"by": "YOUR NAME", "gate": gate.id, "plan_hash": gate.plan_hash})
     quoted = f"-w '{workflow_id}'"
     return {
@@ -113,7 +118,10 @@ def _gate(state: RunState, gate: Gate) -> str:
             f" but {escape(gate.requester)}" if gate.requester else " (the requester is not named: one more is needed)"
         )
     again = f" It is asked for the {gate.asked}. time, because the plan has changed." if gate.asked > 1 else ""
-    given = "".join(f"\n- {escape(a.by)} approved at {clock(a.at)}" for a in gate.approvals)
+    given = "".join(
+        f"\n- {escape(a.by)} approved at {clock(a.at)}" + (f", signed with key `{a.key}`" if a.key else "")
+        for a in gate.approvals
+    )
     ways = "\n".join(f"- {way}: `{text}`" for way, text in answers(state.workflow_id, gate).items())
     return (
         f"### Waits for you: {escape(gate.question)}{again}\n\n"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from datetime import datetime
 from typing import Any
 
 from activities.stage import GatePolicy
-from workflows.model import Approval, Decision, Gate
+from workflows import signatures
+from workflows.model import Approval, Decision, Gate, Signing
 
 
 class Refused(Exception):
@@ -17,8 +16,7 @@ class Refused(Exception):
 
 def plan_hash(plan: dict[str, Any]) -> str:
     """Twelve hex digits that name exactly this plan: same facts, same hash, whatever their order."""
-    canonical = json.dumps(plan, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+    return signatures.digest(plan)[:12]
 
 
 def drift(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
@@ -31,7 +29,13 @@ def drift(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def open_gate(
-    gate_id: str, question: str, plan: dict[str, Any], policy: GatePolicy, requester: str | None, now: datetime
+    gate_id: str,
+    question: str,
+    plan: dict[str, Any],
+    policy: GatePolicy,
+    requester: str | None,
+    now: datetime,
+    signing: Signing | None = None,
 ) -> Gate:
     """A gate by its policy.
 
@@ -51,6 +55,7 @@ def open_gate(
         on_timeout=policy.on_timeout,
         opened_at=now,
         deadline=now + policy.time_limit,
+        signing=signing,
     )
 
 
@@ -86,6 +91,8 @@ def check(gate: Gate, decision: Decision) -> None:
     """
     if decision.plan_hash is not None and decision.plan_hash != gate.plan_hash:
         raise Refused(f"the plan is now {gate.plan_hash}, not {decision.plan_hash}: read it again before you decide")
+    if gate.signing is not None:
+        _check_proof(gate, gate.signing, decision)
     named = [person for person in gate.approvers if same_person(person, decision.by)]
     withdrawing = decision.decision == "reject" and same_person(decision.by, gate.requester)
     if gate.approvers and not named and not withdrawing:
@@ -96,11 +103,53 @@ def check(gate: Gate, decision: Decision) -> None:
         raise Refused(f"{decision.by} has approved already; {missing(gate)} more needed, from other people")
 
 
+def _check_proof(gate: Gate, signing: Signing, decision: Decision) -> None:
+    """Whether the decision is signed by whom it names, for this gate of this run with this plan, and is no repeat."""
+    instead = signed_command(gate, decision.decision)
+    if decision.proof is None:
+        raise Refused(f"'{gate.id}' takes signed decisions only. Instead, from where your key is: {instead}")
+    key = key_of(signing, decision.by)
+    if key is None:
+        known = ", ".join(sorted(signing.keys)) or "nobody"
+        raise Refused(f"no key is registered for {decision.by}; one is for: {known}")
+    if signatures.nonce_of(decision.proof) in signing.used:
+        raise Refused("this signed decision has counted before, and counts only once. Sign anew: " + instead)
+    if not signatures.holds(key, gate, decision):
+        raise Refused(
+            f"the signature is not {decision.by}'s for this gate, plan {gate.plan_hash} and run. Sign anew: {instead}"
+        )
+
+
+def key_of(signing: Signing, person: str) -> str | None:
+    """The registered key of a person."""
+    return next((key for name, key in signing.keys.items() if same_person(name, person)), None)
+
+
+def signed_command(gate: Gate, word: str) -> str:
+    """The line that answers a gate which takes signed decisions only."""
+    run = gate.signing.workflow_id if gate.signing else "ID"
+    return f"runbooks {word} {run} --gate {gate.id} --plan {gate.plan_hash} --by 'YOUR NAME' --key YOUR-KEY.pem"
+
+
+def able(gate: Gate) -> int:
+    """How many people hold a key with which they could approve this gate."""
+    people = list(gate.signing.keys) if gate.signing else []
+    return sum(
+        (not gate.approvers or any(same_person(person, named) for named in gate.approvers))
+        and (gate.requester_may_approve or not same_person(person, gate.requester))
+        for person in people
+    )
+
+
 def count(gate: Gate, decision: Decision, now: datetime) -> None:
     """Count a decision that :func:`check` let pass, and settle the gate when it is decided. One no settles it."""
-    gate.approvals.append(
-        Approval(by=decision.by, decision=decision.decision, at=now, reason=decision.reason, plan_hash=gate.plan_hash)
+    answer = Approval(
+        by=decision.by, decision=decision.decision, at=now, reason=decision.reason, plan_hash=gate.plan_hash
     )
+    if gate.signing is not None and decision.proof is not None:
+        gate.signing.used.append(signatures.nonce_of(decision.proof))
+        answer.key, answer.proof = signatures.fingerprint(key_of(gate.signing, decision.by) or ""), decision.proof
+    gate.approvals.append(answer)
     if decision.decision == "reject":
         gate.state = "rejected"
     elif missing(gate) == 0:
@@ -128,8 +177,10 @@ def revoke(gate: Gate, by: str) -> None:
         gate.state = "open"
 
 
-def ask_again(gate: Gate, plan: dict[str, Any], now: datetime) -> None:
+def ask_again(gate: Gate, plan: dict[str, Any], now: datetime, keys: dict[str, str] | None = None) -> None:
     """The world is no longer what was asked about: same question, new plan, nobody has answered yet."""
+    if gate.signing is not None and keys is not None:
+        gate.signing.keys = keys
     gate.deadline = now + (gate.deadline - gate.opened_at)
     gate.opened_at = now
     gate.plan = plan

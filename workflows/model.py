@@ -145,6 +145,17 @@ class Approval(BaseModel):
     at: datetime
     reason: str | None = None
     plan_hash: str | None = None
+    key: str | None = Field(None, description="Fingerprint of the key that it was signed with, at a gate that asks so")
+    proof: str | None = Field(None, description="Its signature, to be checked again by an audit")
+
+
+class Signing(BaseModel):
+    """What a decision has to be signed for, and by whom, at a gate that takes signed decisions only."""
+
+    workflow_id: str
+    run: str = Field(description="Id of the first run of this workflow: it outlives resets and continued runs")
+    keys: dict[str, str] = Field(default_factory=dict, description="Public keys by approver")
+    used: list[str] = Field(default_factory=list, description="Nonces of what has counted; none counts again")
 
 
 class Gate(BaseModel):
@@ -164,6 +175,7 @@ class Gate(BaseModel):
     state: Literal["open", "approved", "rejected", "begun"] = "open"
     approvals: list[Approval] = Field(default_factory=list)
     asked: int = Field(1, description="How often it was asked; more than once when the plan had drifted")
+    signing: Signing | None = Field(None, description="Set where only signed decisions count")
 
 
 class RunState(BaseModel):
@@ -230,10 +242,15 @@ class By(Message):
     reason: Line | None = None
 
 
+Proof = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}\.[A-Za-z0-9+/]{86}==$")]
+"""A signature: its nonce in hexadecimal digits, a dot, the 64 bytes of Ed25519 in base64."""
+
+
 class Decision(By):
     decision: Literal["approve", "reject"]
     gate: Name | None = Field(None, description="Needed only when several gates are open")
     plan_hash: str | None = Field(None, max_length=64, description="Refused when the plan is another by now")
+    proof: Proof | None = Field(None, description="Made by 'runbooks approve --key', where the stage asks for it")
 
 
 class Answer(By):
@@ -241,6 +258,7 @@ class Answer(By):
 
     gate: Name | None = None
     plan_hash: str | None = Field(None, max_length=64)
+    proof: Proof | None = None
 
 
 class Revoke(By):

@@ -32,6 +32,9 @@ PASS_THROUGH = (
     "workflows.model",
     "workflows.policy",
     "workflows.search_attributes",
+    "workflows.signatures",
+    # Native code that can be loaded only once in a process. It verifies signatures: a pure function of its input.
+    "cryptography",
 )
 
 

@@ -88,7 +88,7 @@ class Runbook(Asking[I]):
 
     async def conduct(self, payload: Sequence[Any]) -> RunbookResult:
         """Read the input, follow the procedure, undo on failure, and close with the record."""
-        if (carried := read_carried(payload)) is not None:
+        if workflow.info().continued_run_id and (carried := read_carried(payload)) is not None:
             inp = self._take_up(carried)
         else:
             self.inp = inp = self._read_input(payload)

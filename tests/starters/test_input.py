@@ -119,6 +119,7 @@ def test_every_command_tells_its_exit_codes_and_offers_json(capsys: pytest.Captu
         "catalog start list show report locks approve reject revoke pause resume abort note tick extend end-wait demo"
     )
     commands = [[name] for name in names.split()]
+    commands += [["keys", name] for name in ("new", "show")]
     commands += [["sandbox", name] for name in ("up", "down", "status", "deploy", "traffic", "fault")]
     for command in commands:
         assert run([*command, "--help"], (Probe,)) == Code.DONE

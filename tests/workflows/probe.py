@@ -22,6 +22,7 @@ from activities.locks import Locks
 from activities.messages import Announcement, Attempt, Delivery
 from activities.reports import RunRecord, render
 from activities.stage import Facts, Stage
+from activities.stages import Signers
 from workflows.model import Kind, RunbookInput, RunbookResult, RunState, StepSpec
 from workflows.runbook import Runbook, RunbookSpec, Undo
 
@@ -48,6 +49,8 @@ class World:
         self.told: list[Announcement] = []
         self.reports: list[dict[str, str]] = []
         self.gates = policies
+        self.keys: dict[str, str] | None = None
+        """Where set, gates take only decisions signed with these."""
 
     @activity.defn(name="stages.resolve")
     async def resolve(self, name: str) -> Stage:
@@ -63,8 +66,13 @@ class World:
                 "gateway": {"name": "a", "stage": name},
                 "database": {"uri": "env:NONE", "name": "d"},
                 "gates": self.gates,
+                "signed_approvals": self.keys is not None,
             }
         )
+
+    @activity.defn(name="stages.signers")
+    async def signers(self) -> Signers:
+        return Signers(keys=self.keys or {})
 
     @activity.defn(name="world.read")
     async def read(self, name: str) -> Value:
@@ -198,6 +206,7 @@ async def working(client: Client, world: World, *extra: type) -> AsyncIterator[s
         workflows=[Probe, Outer, *extra],
         activities=[
             world.resolve,
+            world.signers,
             world.read,
             world.set,
             world.announce,
