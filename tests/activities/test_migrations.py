@@ -11,6 +11,7 @@ from typing import Any
 
 import pymongo
 import pytest
+from pymongo import monitoring
 from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.testing import ActivityEnvironment
 
@@ -148,9 +149,39 @@ def test_dropping_twice_is_dropping_once(sessions: Collection, resolver: SecretR
     assert names(sessions) == {"_id_"}
 
 
-def many(sessions: Collection, documents: int) -> None:
-    for _ in range(documents // 50_000):
-        sessions.insert_many([{"owner": f"user-{n % 500}", "created_at": n} for n in range(50_000)], ordered=False)
+class LongBuilds(monitoring.CommandListener):
+    """Keeps the answer of an index build back, as a large collection would, until somebody drops the index.
+
+    How long a real build takes depends on the machine; when its answer arrives is all that the activity sees of it.
+    """
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.ended.set()
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        pass
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        if event.command_name == "createIndexes":
+            self.ended.wait(60)
+        if event.command_name == "dropIndexes":
+            self.ended.set()
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        pass
+
+
+LONG_BUILDS = LongBuilds()
+monitoring.register(LONG_BUILDS)  # for good, but it does nothing outside of the fixture
+
+
+@pytest.fixture
+def long_build() -> Iterator[threading.Event]:
+    """Builds last until the event is set."""
+    LONG_BUILDS.ended.clear()
+    yield LONG_BUILDS.ended
+    LONG_BUILDS.ended.set()
 
 
 def once(holds: Callable[[], bool]) -> None:
@@ -160,8 +191,8 @@ def once(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.usefixtures("long_build")
 def test_a_cancelled_build_leaves_no_index(sessions: Collection, resolver: SecretResolver) -> None:
-    many(sessions, 200_000)
     environment, beats = ActivityEnvironment(), []
     environment.on_heartbeat = lambda *details: beats.append(details)
     ended: list[BaseException] = []
@@ -174,7 +205,7 @@ def test_a_cancelled_build_leaves_no_index(sessions: Collection, resolver: Secre
 
     thread = threading.Thread(target=build)
     thread.start()
-    once(lambda: bool(beats))
+    once(lambda: INDEX.name in names(sessions) and bool(beats))
     environment.cancel()
     thread.join(60)
     assert [type(error) for error in ended] == [CancelledError]
@@ -183,7 +214,8 @@ def test_a_cancelled_build_leaves_no_index(sessions: Collection, resolver: Secre
 
 def test_a_second_attempt_waits_for_the_build_under_way(sessions: Collection, resolver: SecretResolver) -> None:
     """As after the death of a worker: the server builds on, and the next attempt must not fail on that."""
-    many(sessions, 100_000)
+    many = [{"owner": f"user-{n % 500}", "created_at": n} for n in range(100_000)]
+    sessions.insert_many(many, ordered=False)
     answers: list[Any] = []
     threads = [
         threading.Thread(
@@ -199,8 +231,8 @@ def test_a_second_attempt_waits_for_the_build_under_way(sessions: Collection, re
     assert names(sessions) == {"_id_", INDEX.name}
 
 
+@pytest.mark.usefixtures("long_build")
 def test_a_worker_that_stops_leaves_the_build_to_the_server(sessions: Collection, resolver: SecretResolver) -> None:
-    many(sessions, 200_000)
     environment = ActivityEnvironment()
     environment.worker_shutdown()
     with pytest.raises(ApplicationError) as failed:

@@ -288,10 +288,17 @@ class World:
 
 
 async def _below(runbook: str, payload: tuple[Any, ...]) -> RunbookResult:
+    """A run that is done before it hears of a cancel: what it did is its caller's to undo."""
+    doing = workflow.start_activity(
+        "world.child", args=[runbook, payload[0]], result_type=RunbookResult, **policy.CHANGE
+    )
     try:
-        result: RunbookResult = await workflow.execute_activity(
-            "world.child", args=[runbook, payload[0]], result_type=RunbookResult, **policy.CHANGE
-        )
+        while True:
+            try:
+                result: RunbookResult = await asyncio.shield(doing)
+                break
+            except asyncio.CancelledError:
+                continue
     except Exception as error:
         cause = error.__cause__
         if isinstance(cause, ApplicationError):
