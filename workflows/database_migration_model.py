@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from activities.batch_models import AbortLimits, LoadLimits
 from activities.migration_models import Index, Query
 from activities.update_rules import check_collection, check_filter, check_update, describe_update, touched_paths
+from workflows.batched_update_model import check_limits
 from workflows.model import Name, RunbookInput
 
 FieldName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^$.\x00][^\x00]*$")]
@@ -155,7 +157,14 @@ class DatabaseMigrationInput(RunbookInput):
     late_writers: timedelta = Field(
         timedelta(minutes=1), ge=timedelta(0), description="Time between the two last looks for documents left"
     )
+    throttle: LoadLimits = Field(LoadLimits(), description="Load of a stage beyond which an update's batches wait")
+    abort: AbortLimits = Field(AbortLimits(), description="Load of a stage beyond which an update stops and is undone")
     approved: bool = Field(False, description="Set by the run that rehearses here; no effect when a person starts this")
+
+    @model_validator(mode="after")
+    def _limits(self) -> Self:
+        check_limits(self.throttle, self.abort)
+        return self
 
     def touches(self) -> tuple[str, ...]:
         """Fields that the change writes."""

@@ -191,6 +191,8 @@ class ChangeSteps(WindowSteps[DatabaseMigrationInput]):
             update=change.update,
             all_documents=change.all_documents,
             journal=self.inp.journal,
+            throttle=self.inp.throttle,
+            abort=self.inp.abort,
             until=until,
             windows=windows,
             sweep_pause=min(self.inp.late_writers, timedelta(minutes=1)),

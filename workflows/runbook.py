@@ -202,7 +202,7 @@ class Runbook(Asking[I]):
             self.say(f"{step.title}: runs {runbook} as {child_id}")
             answer = await workflow.execute_child_workflow(
                 runbook,
-                inp.model_dump(mode="json", exclude_none=True),
+                inp.model_dump(mode="json", exclude_unset=True),  # a limit of null is not the default limit
                 id=child_id,
                 static_summary=f"{runbook} for {self.state.workflow_id}",
                 cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
