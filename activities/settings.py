@@ -83,6 +83,15 @@ class Ui(Part):
     url: str = Field("http://localhost:8233", description="Base URL of the Temporal UI, for links in messages")
 
 
+class Rehearsal(Part):
+    """What the monthly rehearsal goes through, where the examples of the runbooks do not fit the team."""
+
+    inputs: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="Input of a runbook by its name; stage, reason and dry_run are filled in"
+    )
+    skip: tuple[str, ...] = Field((), description="Names of runbooks that this team does not use")
+
+
 class Settings(BaseSettings):
     """The whole of ``runbooks.toml``."""
 
@@ -94,6 +103,7 @@ class Settings(BaseSettings):
     records: RecordsStore = RecordsStore()
     providers: Providers = Providers()
     ui: Ui = Ui()
+    rehearsal: Rehearsal = Rehearsal()
     task_queue: str = "runbooks"
     stages: dict[str, Stage] = Field(default_factory=dict)
     approvers: dict[str, PublicKey] = Field(

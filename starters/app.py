@@ -15,6 +15,7 @@ from starters.demo import demo
 from starters.keys import keys
 from starters.problems import EXIT_CODES, Code, explained
 from starters.sandbox_commands import sandbox
+from starters.schedule_commands import schedules
 from workflows.catalog import RUNBOOKS
 
 app = typer.Typer(
@@ -56,6 +57,7 @@ for _panel, _commands in _PANELS.items():
     for _name, _command in _commands:
         app.command(_name, rich_help_panel=_panel, epilog=EXIT_CODES)(_command)
 app.add_typer(keys, name="keys", rich_help_panel="Answer and steer", epilog=EXIT_CODES)
+app.add_typer(schedules, name="schedules", rich_help_panel="Runs", epilog=EXIT_CODES)
 app.add_typer(sandbox, name="sandbox", rich_help_panel="Try it", epilog=EXIT_CODES)
 
 

@@ -24,6 +24,7 @@ from activities.metrics import Metrics
 from activities.migrations import Migrations
 from activities.notifications import Notifications
 from activities.records import Records
+from activities.rehearsals import Case, Rehearsals
 from activities.reports import Reports
 from activities.schedules import Schedules
 from activities.secret_refs import SecretResolver
@@ -32,6 +33,8 @@ from activities.stacks import Stacks
 from activities.stages import Stages
 from activities.tickets import Tickets
 from activities.traffic import Traffic
+from workflows.catalog import RUNBOOKS
+from workflows.rehearsal import Rehearsal
 
 
 def build_activities(settings: Settings, client: Client) -> list[Callable[..., Any]]:
@@ -61,9 +64,17 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
         Migrations(resolver, records),
         Indexes(resolver),
         Notifications(settings, resolver, http, aws.ses),
+        Rehearsals(settings, resolver, rehearsed()),
         Tickets(settings, resolver, http),
     ]
     return [method for host in hosts for method in activity_methods(host)]
+
+
+def rehearsed() -> list[Case]:
+    """Every runbook but the rehearsal itself, with the input that its own page gives as an example."""
+    return [
+        Case(runbook=runbook.__name__, input=runbook.spec.example) for runbook in RUNBOOKS if runbook is not Rehearsal
+    ]
 
 
 def activity_methods(host: object) -> list[Callable[..., Any]]:

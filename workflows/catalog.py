@@ -10,6 +10,7 @@ from workflows.database_backup import DatabaseBackup
 from workflows.database_migration import DatabaseMigration
 from workflows.database_restore import DatabaseRestore
 from workflows.quick_rollback import QuickRollback
+from workflows.rehearsal import Rehearsal
 from workflows.restore_drill import RestoreDrill
 from workflows.runbook import Runbook
 from workflows.stage_lock import StageLock
@@ -22,6 +23,7 @@ RUNBOOKS: tuple[type[Runbook[Any]], ...] = (
     DatabaseBackup,
     DatabaseRestore,
     RestoreDrill,
+    Rehearsal,
 )
 """What people start, in the order of the operational document."""
 
