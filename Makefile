@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo up test lint format histories bench lock clean
+.PHONY: help demo up test lint format histories fingerprints bench lock clean
 
 help:
 	@echo "make demo    watch a real rollback of a broken deployment, start to end (about two minutes)"
@@ -41,6 +41,11 @@ format: $(READY)
 # Replaces the kept histories by new ones: only for workflows that nobody runs in that form any more.
 histories: $(READY)
 	@RECORD_HISTORIES=1 $(BIN)/python -m pytest -q tests/runbooks
+	@$(BIN)/python -m tests.fingerprints anew
+
+# Writes down which commands the workflows give, where a change of them is safe. ANEW=anew: nobody runs the old form.
+fingerprints: $(READY)
+	@$(BIN)/python -m tests.fingerprints $(ANEW)
 
 bench: $(READY)
 	@$(BIN)/python -m bench
