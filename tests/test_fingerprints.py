@@ -22,8 +22,8 @@ another step, another order, a timer that was not there. If that is what you cha
   1. put the new commands behind `if workflow.patched("what-changed"):` and keep the old ones in the else branch;
   2. let a test run the new branch and keep its history: RECORD_HISTORIES=1 pytest tests/runbooks/test_<it>.py;
   3. make fingerprints, and commit the text with the history.
-If older runs never come there (the commands hang on a new, optional field of what they have recorded), only a helper was
-renamed, or nobody runs the old form any more, and every history replays: make fingerprints ANEW=anew
+If older runs never come there (the commands hang on a new, optional field of what they have recorded), only a helper
+was renamed, or nobody runs the old form any more, and every history replays: make fingerprints ANEW=anew
 """
 
 
