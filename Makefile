@@ -26,8 +26,9 @@ demo: $(READY)
 up: $(READY)
 	@$(BIN)/runbooks sandbox up --worker $(ARGS)
 
+# Side by side, a file at a time, because most of these tests wait. One file alone: make test ARGS=tests/test_worker.py
 test: $(READY)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
@@ -23,6 +24,11 @@ DYNAMIC_CONFIG = {
     "system.forceSearchAttributesCacheRefreshOnRead": "true",
     "frontend.WorkflowPauseEnabled": "true",
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Longest first: what runs real procedures mostly waits, and the rest fills the gaps (see ``make test``)."""
+    items.sort(key=lambda item: "/runbooks/" not in str(item.path) and item.path.stem != "test_demo")
 
 
 def temporal_binary() -> str:

@@ -61,7 +61,10 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 @pytest.fixture(scope="session")
 def worker(house: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
-    process = WorkerProcess(house.environment(), tmp_path_factory.mktemp("worker") / "worker.log")
+    environment = house.environment() | dict.fromkeys(
+        (f"RUNBOOKS_STAGES__{stage}__ROLLBACK__ERROR_WINDOW" for stage in ("PRODUCTION", "STAGING")), "PT5S"
+    )
+    process = WorkerProcess(environment, tmp_path_factory.mktemp("worker") / "worker.log")
     process.start()
     yield process
     process.stop()
