@@ -113,6 +113,40 @@ async def test_a_backfill(quiet: Site) -> None:
     await keep(handle, "DatabaseMigration", "backfill")
 
 
+async def hurry(site: Site, run: str, wait: str) -> None:
+    """End a wait of a run as soon as it waits."""
+    handle = site.client.get_workflow_handle(run)
+    await until(handle, lambda state: any(found.id == wait for found in state.waits), 120)
+    await handle.execute_update("end_wait", {"by": "bob", "wait": wait, "reason": "nobody writes here"})
+
+
+async def test_an_abort_in_production_goes_back_by_the_journal(quiet: Site) -> None:
+    site, environment = quiet, sessions(quiet, "production")
+    for stage in ("staging", "production"):
+        sessions(site, stage).update_many({}, {"$unset": {"environment": ""}})
+    before = environment.count_documents(MISSING)
+    calm: dict[str, Any] = {"api_error_rate": None, "api_p95_ms": None}
+    handle = await site.start("DatabaseMigration", change=BACKFILL, late_writers="PT5M", throttle=calm, abort=calm)
+    await hurry(site, f"{handle.id}/rehearse/change", "sweep-pause")
+    await hurry(site, f"{handle.id}/rehearse", "late-writers-wait")
+    await answer(handle, "approve-migration")
+    await answer(handle, "code-deployed")
+    await hurry(site, f"{handle.id}/change", "sweep-pause")
+    await until(handle, lambda state: any(wait.id == "late-writers-wait" for wait in state.waits), 120)
+    assert environment.count_documents({"environment": "production"}) == before
+    owned = environment.find_one_and_update({"environment": "production"}, {"$set": {"environment": "theirs"}})
+    await handle.signal("abort", {"by": "bob", "reason": "the wrong value"})
+    error = await failure(handle, 120)
+    assert error.type == "Aborted"
+    assert "Everything that was begun has been undone" in error.message
+    assert environment.count_documents(MISSING) == before - 1
+    assert owned is not None
+    kept = environment.find_one({"_id": owned["_id"]})
+    assert kept is not None
+    assert kept["environment"] == "theirs", "what somebody else wrote since is not ours to take back"
+    await keep(handle, "DatabaseMigration", "aborted-after-the-update")
+
+
 async def test_a_rejected_migration_leaves_production_alone(quiet: Site) -> None:
     site = quiet
     for stage in ("staging", "production"):
