@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ConfigDict
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, FailureError
+from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exception
 from temporalio.workflow import ActivityHandle
 
 from activities.batch_models import IdRange, PlanRequest, RangeOrder, RangeResult, UpdateOrder
@@ -119,7 +119,6 @@ class BatchDriver(Runbook[BatchedUpdateInput]):
         """Bring everything back where work must not go on as it is, and wait until it may."""
         if not self._must_hold():
             return
-        self._interrupted = False
         await self._bring_back()
         if self.state.paused_by is not None:
             step.state = State.WAITING
@@ -127,6 +126,7 @@ class BatchDriver(Runbook[BatchedUpdateInput]):
             await self._unpaused()
         if not self._opening().is_open:
             await self._park(step)
+        self._interrupted = False  # what was changed meanwhile is what it goes on with
         step.state = State.RUNNING
         if self.history_is_long and self.work.waiting:
             await self.continue_as_new(self.work.model_dump(mode="json"))
@@ -180,19 +180,24 @@ class BatchDriver(Runbook[BatchedUpdateInput]):
 
     def _collect(self) -> None:
         """Take in what has come back. A range that is not finished waits again, first of all."""
-        for number, (handle, _) in list(self._flying.items()):
+        for number, (handle, stretch) in list(self._flying.items()):
             if handle.done():
                 del self._flying[number]
-                self._take_in(number, handle)  # raises for one that failed; the next call takes in the others
+                self._take_in(stretch, handle)  # raises for one that failed; the next call takes in the others
 
-    def _take_in(self, number: int, handle: ActivityHandle[RangeResult]) -> None:
-        progress = self.work.progress
+    def _take_in(self, stretch: IdRange, handle: ActivityHandle[RangeResult]) -> None:
+        progress, number = self.work.progress, stretch.number
         self._no_longer_waits(number)
         try:
             result = handle.result()
-        except ActivityError:
+        except ActivityError as error:
             progress.landed += progress.flying.pop(number, 0)
-            raise
+            if not is_cancelled_exception(error):
+                raise
+            # It had not begun, or was between two attempts, so that nobody could say how far it came. What its batches
+            # have updated is safe to go over again: the trial has shown that.
+            self.work.waiting.insert(0, stretch)
+            return
         progress.flying.pop(number, None)
         progress.landed += result.walked
         progress.updated += result.updated
@@ -244,7 +249,6 @@ class BatchDriver(Runbook[BatchedUpdateInput]):
                 )
             except TimeoutError:
                 continue
-        self._interrupted = False
         self._enter(Phase.CHANGING)
         self.say("the window is open: goes on")
 

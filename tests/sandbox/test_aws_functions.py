@@ -219,8 +219,9 @@ def handler(event, context):
     return "fine"
 """
     name = aws.make_function(package(source), Timeout=1, MemorySize=128)
+    patient = aws.make_function(package(source), Timeout=30, MemorySize=128)
 
-    def run(event: str) -> tuple[str | None, dict[str, str] | str]:
+    def run(event: str, name: str = name) -> tuple[str | None, dict[str, str] | str]:
         answer = aws.function.invoke(FunctionName=name, Payload=json.dumps(event))
         return answer.get("FunctionError"), json.loads(answer["Payload"].read())
 
@@ -233,15 +234,17 @@ def handler(event, context):
     error, body = run("sleep")
     assert isinstance(body, dict)
     assert (error, body["errorMessage"]) == ("Unhandled", "Task timed out after 1.00 seconds")
-    error, body = run("grow")
+    error, body = run("grow", patient)
     assert isinstance(body, dict)
     assert (error, body["errorType"]) == ("Unhandled", "Runtime.ExitError")
     lines = messages(aws, name)
     assert any(line.startswith("[ERROR] ValueError: no such project\nTraceback") for line in lines)
     assert any("Task timed out after 1.00 seconds" in line for line in lines)
-    assert any("Max Memory Used: 128 MB" in line for line in lines if line.startswith("REPORT"))
-    assert aws.total("Invocations", FunctionName=name) == 4
-    assert aws.total("Errors", FunctionName=name) == 3
+    grown = [line for line in messages(aws, patient) if line.startswith("REPORT")]
+    assert any("Max Memory Used: 128 MB" in line for line in grown)
+    assert aws.total("Invocations", FunctionName=name) == 3
+    assert aws.total("Errors", FunctionName=name) == 2
+    assert aws.total("Errors", FunctionName=patient) == 1
 
 
 def test_update_lets_a_running_invocation_finish(aws: Aws) -> None:

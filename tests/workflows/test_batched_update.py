@@ -182,14 +182,13 @@ async def test_pause_stops_within_a_batch_resume_goes_on_and_tune_is_live(
         handle = await site.start(partitions=2)
         await written(site)
         await handle.signal("pause", {"by": "bob"})
-        state = await until(handle, lambda s: s.phase == "paused", 3)
+        state = await until(handle, lambda s: s.phase == "paused")
         done = site.db.items.count_documents({"schema": 2})
         step = state.step("update")
         assert step is not None
         assert step.evidence["done"] == done, "the page says exactly what is done"
         await asyncio.sleep(0.3)
         assert site.db.items.count_documents({"schema": 2}) == done, "nothing is updated while paused"
-        await handle.signal("resume", {"by": "bob"})
         said = await handle.execute_update(
             "tune", {"by": "bob", "partitions": 4, "batch": {"initial": 200, "max": 400, "target_ms": 400}}
         )
@@ -202,10 +201,36 @@ async def test_pause_stops_within_a_batch_resume_goes_on_and_tune_is_live(
             with pytest.raises(WorkflowUpdateFailedError) as refused:
                 await handle.execute_update("tune", {"by": "bob", **bad})
             assert text in str(refused.value.cause)
+        await handle.signal("resume", {"by": "bob"})
         result = await finished(handle)
     assert site.counts() == {"(2, 1)": 2000}
     assert result.facts["updated"] == 2000
     await keep(handle, "BatchedUpdate", "paused-and-tuned")
+
+
+async def test_a_pause_while_the_database_is_away_ends_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two attempts nobody is there to say how far a range came."""
+    site.fill(1000)
+    write, failed, away = RangeWalk._write, threading.Event(), threading.Event()
+    away.set()
+
+    def refused(walk: RangeWalk, condition: Any) -> int:
+        if walk.walked and away.is_set():
+            failed.set()
+            raise pymongo.errors.AutoReconnect("away")
+        return write(walk, condition)
+
+    monkeypatch.setattr(RangeWalk, "_write", refused)
+    handle = await site.start(partitions=1)
+    assert await asyncio.to_thread(failed.wait, 15)
+    await handle.signal("pause", {"by": "bob"})
+    await until(handle, lambda s: s.phase == "paused")
+    away.clear()
+    await handle.signal("resume", {"by": "bob"})
+    result = await finished(handle)
+    assert result.outcome is Outcome.COMPLETED
+    assert site.counts() == {"(2, 1)": 1000}
+    await keep(handle, "BatchedUpdate", "paused-between-attempts")
 
 
 async def test_abort_undoes_by_the_journal_but_not_what_others_wrote(
