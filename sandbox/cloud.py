@@ -129,7 +129,11 @@ class Cloud:
                 api_id=outputs["ApiId"],
                 log_group=f"/aws/apigateway/{service}",
             ),
-            database=DatabaseFacts(uri=f"ssm:{secret_parameter(name, 'MongoDBUri')}", name=mongodb.database(name)),
+            database=DatabaseFacts(
+                uri=f"ssm:{secret_parameter(name, 'MongoDBUri')}",
+                name=mongodb.database(name),
+                operator_uri=f"ssm:{operator_uri_parameter(name)}",
+            ),
             backup=BackupPolicy(uri=f"ssm:{operator_uri_parameter(name)}"),
             deploy=DeployPolicy(engine="sst", app=APP, releases=str(self._site.layout.releases)),
             channels=Channels(stakeholders=_STAKEHOLDERS),

@@ -8,6 +8,7 @@ from typing import Any
 from temporalio.client import Client
 
 from activities.api import Api
+from activities.atlas_advisor import AtlasAdvisor
 from activities.backups import Backups
 from activities.batches import Batches
 from activities.canary import Canary
@@ -15,6 +16,7 @@ from activities.clients import Aws, http_client
 from activities.connection_string import ConnectionString
 from activities.database import Database
 from activities.deployments import Deployments
+from activities.function_settings import FunctionLimits
 from activities.in_flight import Runs
 from activities.incidents import Incidents
 from activities.indexes import Indexes
@@ -23,6 +25,7 @@ from activities.logs import Logs
 from activities.metrics import Metrics
 from activities.migrations import Migrations
 from activities.notifications import Notifications
+from activities.profiler import Profiler
 from activities.records import Records
 from activities.rehearsals import Case, Rehearsals
 from activities.reports import Reports
@@ -31,6 +34,8 @@ from activities.secret_refs import SecretResolver
 from activities.settings import Settings
 from activities.stacks import Stacks
 from activities.stages import Stages
+from activities.symptom_logs import SymptomLogs
+from activities.symptom_metrics import SymptomMetrics
 from activities.tickets import Tickets
 from activities.traffic import Traffic
 from workflows.catalog import RUNBOOKS
@@ -63,6 +68,10 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
         Batches(resolver, Metrics(aws.cloudwatch)),
         Migrations(resolver, records),
         Indexes(resolver),
+        SymptomMetrics(aws.cloudwatch),
+        SymptomLogs(aws.logs),
+        FunctionLimits(aws.functions),
+        Profiler(resolver, AtlasAdvisor(http, resolver)),
         Notifications(settings, resolver, http, aws.ses),
         Rehearsals(settings, resolver, rehearsed()),
         Tickets(settings, resolver, http),
