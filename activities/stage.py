@@ -186,6 +186,11 @@ class Stage(Facts):
     api_key: SecretRef = Field(description="Reference to a key that may call the API")
     log_group: str = Field(description="Log group of the function")
     log_fields: LogFields = LogFields()
+    limits_parameter: str | None = Field(
+        None,
+        pattern=r"^/[\w./-]+$",
+        description="SSM parameter in which the API reads limits by client: JSON, key id to per_minute and until",
+    )
     gateway: GatewayFacts
     database: DatabaseFacts
     deploy: DeployPolicy = DeployPolicy()

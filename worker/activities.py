@@ -12,6 +12,7 @@ from activities.atlas_advisor import AtlasAdvisor
 from activities.backups import Backups
 from activities.batches import Batches
 from activities.canary import Canary
+from activities.client_limits import ClientLimits
 from activities.clients import Aws, http_client
 from activities.connection_string import ConnectionString
 from activities.database import Database
@@ -71,6 +72,7 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
         SymptomMetrics(aws.cloudwatch),
         SymptomLogs(aws.logs),
         FunctionLimits(aws.functions),
+        ClientLimits(aws.ssm),
         Profiler(resolver, AtlasAdvisor(http, resolver)),
         Notifications(settings, resolver, http, aws.ses),
         Rehearsals(settings, resolver, rehearsed()),

@@ -46,6 +46,9 @@ class Faults(BaseModel):
     unindexed_query: bool = Field(
         False, description="Whether GET /sessions also reads by (owner, created_at), slow until such an index exists"
     )
+    shared_limit: int = Field(
+        0, ge=0, description="Requests a minute of all clients together, above which everybody is answered 429"
+    )
     crash_on_init: bool = Field(False, description="Whether no execution environment ever starts")
 
 
@@ -118,6 +121,7 @@ CATALOGUE: dict[str, Release] = {
         GOOD.with_faults("rejecting", reject_validation=True),
         GOOD.with_faults("incomplete", missing_route="GET /sessions/{id}"),
         GOOD.with_faults("unindexed", unindexed_query=True),
+        GOOD.with_faults("throttled", shared_limit=360),
     )
 }
 """Named releases for demos and tests; others are made with :meth:`Release.with_faults`."""
