@@ -6,7 +6,6 @@ from typing import Any
 
 from workflows.batched_update import BatchedUpdate
 from workflows.canary_rollback import CanaryRollback
-from workflows.client_rate_limit import ClientRateLimit
 from workflows.database_backup import DatabaseBackup
 from workflows.database_migration import DatabaseMigration
 from workflows.database_restore import DatabaseRestore
@@ -24,7 +23,6 @@ RUNBOOKS: tuple[type[Runbook[Any]], ...] = (
     DatabaseBackup,
     DatabaseRestore,
     RestoreDrill,
-    ClientRateLimit,
     Rehearsal,
 )
 """What people start, in the order of the operational document."""

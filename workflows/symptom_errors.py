@@ -186,6 +186,23 @@ def crowd(now: Requests | None, earlier: Requests | None) -> Crowd:
     return Crowd("no spike", f"{growth:.1f} times the requests of before, no client stands out", growth=growth)
 
 
+def without_clients(requests: Requests | None, clients: set[str]) -> Requests | None:
+    """As if these clients had sent nothing; their own answers other than 429, 404 and 5xx count as good ones."""
+    if requests is None or not requests.total:
+        return requests
+    left, total = dict(requests.statuses), requests.total
+    for one in requests.clients:
+        if one.client not in clients:
+            continue
+        total -= one.requests
+        for status, n in (("429", one.limited), ("404", one.missed)):
+            left[status] = max(0, left.get(status, 0) - n)
+        for status in [status for status in left if status.startswith("5")]:
+            taken = min(left[status], one.failed)
+            left[status] -= taken
+    return requests.model_copy(update={"total": total or None, "statuses": left})
+
+
 # --- how long it lasts ----------------------------------------------------------------------------------------------
 
 

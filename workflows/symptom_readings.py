@@ -30,6 +30,20 @@ SLACK_MS, SLACK_SHARE = 5.0, 0.05
 
 
 @dataclass(frozen=True)
+class Headline:
+    """The one measurement that says whether the symptom is there."""
+
+    value: float | None
+    limit: float
+    text: str
+
+    @property
+    def well(self) -> bool | None:
+        """None when it could not be measured."""
+        return None if self.value is None else self.value <= self.limit
+
+
+@dataclass(frozen=True)
 class Suspect:
     """The deployment that is live, and whether the trouble began with it."""
 

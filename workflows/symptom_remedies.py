@@ -143,7 +143,7 @@ def _add_index(of: Case) -> Offer:
     if slow is None or slow.count is None:
         return _open(Remedy.ADD_INDEX, "slow queries are not known: neither the profiler nor Atlas can be read")
     if not slow.count:
-        return _no(Remedy.ADD_INDEX, f"no query took {of.rules.slow_ms:.0f} ms or more in {slow.seconds or 0:.0f} s")
+        return _no(Remedy.ADD_INDEX, f"no slow query in {slow.seconds or 0:.0f} s: {slow.summary}")
     query = lacking(of.seen)
     if query is None:
         first = slow.queries[0] if slow.queries else None
@@ -152,13 +152,17 @@ def _add_index(of: Case) -> Offer:
     keys = ", ".join(f"{name}: {way}" for name, way in query.missing)
     read = f", reads {query.examined} documents for {query.returned or 0}" if query.examined is not None else ""
     share = of.apart.share(of.apart.database_ms)
-    if share is not None and share < of.rules.database_share and of.errors.primary != "5xx":
-        return _no(
-            Remedy.ADD_INDEX,
-            f"{query.collection} lacks {{{keys}}}, but slow queries are only {share:.0%} of an average answer",
-        )
-    why = f"{query.count} x {query.collection} {query.form}: {query.plan}{read}; the index {{{keys}}} is missing"
+    cost = f"{query.average_ms:.0f} ms each" + (f", {share:.0%} of an average answer" if share is not None else "")
+    long = query.average_ms >= of.rules.slow_ms
+    if (share is None and not long) or (share is not None and share < of.rules.database_share and not _failing(of)):
+        return _no(Remedy.ADD_INDEX, f"{query.collection} lacks {{{keys}}}, but that is not what costs time: {cost}")
+    why = f"{query.count} x {query.collection} {query.form} ({cost}): {query.plan}{read}; {{{keys}}} is missing"
     return _yes(Remedy.ADD_INDEX, why, share if share is not None else 0.8)
+
+
+def _failing(of: Case) -> bool:
+    """Whether requests fail, which slow queries can bring about without a share in the answers that are measured."""
+    return of.errors.primary == "5xx"
 
 
 def _connection_pool(of: Case) -> Offer:
