@@ -17,7 +17,7 @@ from temporalio.runtime import LoggingConfig, PrometheusConfig, Runtime, Telemet
 from temporalio.worker import Worker
 
 from activities.settings import ConfigError, Settings, load_settings
-from worker import logs, observing
+from worker import logs, observing, traces
 from worker.activities import build_activities
 from worker.queues import ACTIVITY_THREADS, MIGRATION_SLOTS, Queue, served
 from worker.versioning import deployment, to_make_current
@@ -76,7 +76,7 @@ async def run() -> None:
     settings = load_settings()
     queues, version = served(settings, os.environ), deployment(os.environ)
     telemetry = runtime()
-    client = await connect(patience=30, runtime=telemetry)
+    client = await connect(patience=30, runtime=telemetry, interceptors=traces.interceptors(os.environ))
     await require_search_attributes(client)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
