@@ -51,10 +51,12 @@ fingerprints: $(READY)
 bench: $(READY)
 	@$(BIN)/python -m bench
 
-# Pins every package with its hashes, for all Pythons and platforms; names no index.
+# Pins every package with its hashes, for all Pythons and platforms; names no index. The image gets a part of them.
+COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --no-header --quiet
 lock:
-	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-annotate --no-header --quiet -o requirements.lock
+	$(COMPILE) --all-extras -o requirements.lock
+	$(COMPILE) --extra otel --constraint requirements.lock -o requirements-worker.lock
 
 clean:
 	rm -rf $(VENV) .sandbox build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
