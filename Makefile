@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo up test lint format histories fingerprints bench lock clean
+.PHONY: help demo up test lint format histories fingerprints permissions bench lock clean
 
 help:
 	@echo "make demo    watch a real rollback of a broken deployment, start to end (about two minutes)"
@@ -47,6 +47,10 @@ histories: $(READY)
 # Writes down which commands the workflows give, where a change of them is safe. ANEW=anew: nobody runs the old form.
 fingerprints: $(READY)
 	@$(BIN)/python -m tests.fingerprints $(ANEW)
+
+# Adds the calls that the tests of real procedures make to the policies under deploy/.
+permissions: $(READY)
+	@RECORD_CALLS=1 $(BIN)/python -m pytest -q tests/runbooks
 
 bench: $(READY)
 	@$(BIN)/python -m bench
