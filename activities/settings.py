@@ -158,7 +158,12 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(
+            ": ".join(
+                part for part in (".".join(str(p) for p in e["loc"]), e["msg"].removeprefix("Value error, ")) if part
+            )
+            for e in error.errors()
+        )
         raise ConfigError(f"{path}: {problems}") from None
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None

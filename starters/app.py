@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 from starters import operator_commands, run_commands
 from starters.catalog import Catalog, catalog
 from starters.demo import demo
+from starters.doctor import doctor
 from starters.keys import keys
 from starters.problems import EXIT_CODES, Code, explained
 from starters.sandbox_commands import sandbox
@@ -35,6 +36,7 @@ _PANELS: dict[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
         ("show", run_commands.show),
         ("report", run_commands.report),
         ("locks", run_commands.locks),
+        ("doctor", doctor),
     ),
     "Answer and steer": (
         ("approve", operator_commands.approve),
