@@ -110,6 +110,7 @@ CATALOGUE: dict[str, Release] = {
     release.label: release
     for release in (
         GOOD,
+        Release(label="better"),  # as good as good, under another name: then there is something to go back to
         GOOD.with_faults("broken", error_rate=0.3),
         GOOD.with_faults("flaky", error_rate=0.02),
         GOOD.with_faults("crashing", crash_rate=0.3),

@@ -1,0 +1,52 @@
+"""One finished example a runbook, so that 'Start workflow like this one' in the Temporal UI fills the form.
+
+Each is the example of the runbook's own page, as a dry run: it looks at everything and changes nothing. The stages get
+a real backup first, because restores have nothing to show without one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from starters import runs
+from starters.problems import Code, Problem
+from starters.session import Session
+from workflows.database_backup import DatabaseBackup
+from workflows.model import RunbookInput
+from workflows.runbook import Runbook
+
+WHO = "the sandbox"
+
+_PATIENCE = 120.0
+"""Seconds until an example that has not ended is told as such; a busy machine does one after another."""
+
+
+async def seed(session: Session, catalog: Iterable[type[Runbook[Any]]]) -> dict[str, str]:
+    """Start what is not there yet and wait for it; how each ended, by its id.
+
+    One after another: a gradual rollback does not begin beside a migration, not even as a dry run.
+    """
+    found: dict[str, str] = {}
+    for stage in sorted(session.settings.stages):
+        name = f"example-backup-{stage}"
+        found[name] = await _run(session, name, DatabaseBackup, {"stage": stage, "reason": "so that there is one"})
+    for runbook in catalog:
+        name = f"example-{runbook.__name__}"
+        found[name] = await _run(session, name, runbook, {**runbook.spec.example, "dry_run": True})
+    return found
+
+
+async def _run(session: Session, name: str, runbook: type[Runbook[Any]], given: dict[str, Any]) -> str:
+    inp: RunbookInput = runbook.spec.input.model_validate({"requested_by": WHO, **given})
+    try:
+        await runs.begin(session, runbook, inp, name)
+    except Problem as problem:
+        if problem.code is not Code.CONFLICT:  # it is there already
+            raise
+    try:
+        ended = await asyncio.wait_for(runs.ended(session, name), _PATIENCE)
+    except TimeoutError:
+        return "still runs"
+    return ended.outcome if ended.well else f"{ended.outcome}: {ended.summary}"
