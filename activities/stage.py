@@ -209,6 +209,9 @@ class Stage(Facts):
     incidents: IncidentPolicy | None = Field(
         None, description="Severities, clocks and who is called; the document's table when absent"
     )
+    load_hosts: tuple[str, ...] = Field(
+        (), description="Hosts that a load test of this stage may be pointed at, besides this machine"
+    )
     ui_url: str | None = Field(None, description="Base URL of the Temporal UI; filled in from the settings")
     migrations_queue: str | None = Field(
         None, description="Task queue of long database work; filled in from the settings. Absent means the run's own"

@@ -18,9 +18,11 @@ from activities.connection_string import ConnectionString
 from activities.database import Database
 from activities.deployments import Deployments
 from activities.function_settings import FunctionLimits
+from activities.function_capacity import FunctionCapacity
 from activities.in_flight import Runs
 from activities.incidents import Incidents
 from activities.indexes import Indexes
+from activities.load import Load
 from activities.locks import Locks
 from activities.logs import Logs
 from activities.metrics import Metrics
@@ -56,12 +58,14 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
         Reports(records),
         Deployments(aws.cloudformation, aws.functions, records),
         Stacks(aws.cloudformation),
+        FunctionCapacity(aws.functions),
         Traffic(aws.functions, aws.apigateway),
         Canary(aws.logs),
         Runs(client),
         Incidents(client, settings.task_queue),
         Api(http, resolver),
         Metrics(aws.cloudwatch),
+        Load(resolver),
         Logs(aws.logs),
         Database(resolver),
         Backups(settings, aws.s3, http, resolver),

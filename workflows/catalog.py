@@ -13,6 +13,8 @@ from workflows.quick_rollback import QuickRollback
 from workflows.rehearsal import Rehearsal
 from workflows.restore_drill import RestoreDrill
 from workflows.runbook import Runbook
+from workflows.service_restart import ServiceRestart
+from workflows.service_restart_watchdog import ServiceRestartWatchdog
 from workflows.stage_lock import StageLock
 
 RUNBOOKS: tuple[type[Runbook[Any]], ...] = (
@@ -24,6 +26,8 @@ RUNBOOKS: tuple[type[Runbook[Any]], ...] = (
     DatabaseRestore,
     RestoreDrill,
     Rehearsal,
+    ServiceRestart,
+    ServiceRestartWatchdog,
 )
 """What people start, in the order of the operational document."""
 

@@ -137,3 +137,6 @@ SHORTENED_TIMELINE = 400
 
 BUILD_LOOKS = (timedelta(seconds=10), timedelta(minutes=10))
 """How soon the progress of an index build is looked at, twice as long each time, and how seldom at the most."""
+
+WATCHDOG = timedelta(seconds=15)
+"""How soon traffic comes back after a restart was terminated."""
