@@ -17,8 +17,8 @@ from activities.clients import Aws, http_client
 from activities.connection_string import ConnectionString
 from activities.database import Database
 from activities.deployments import Deployments
-from activities.function_settings import FunctionLimits
 from activities.function_capacity import FunctionCapacity
+from activities.function_settings import FunctionLimits
 from activities.in_flight import Runs
 from activities.incidents import Incidents
 from activities.indexes import Indexes

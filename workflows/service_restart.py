@@ -273,7 +273,7 @@ class ServiceRestart(Runbook[ServiceRestartInput]):
         pause = self.inp.hold
         while True:
             by_hand = await self.wait(f"hold-{calls}", pause, f"watch {calls} calls at once")
-            judged = await self._judge(calls, began)
+            judged = await self._judge_step(calls, began)
             self.say(f"{calls} calls at once: {judged.verdict}, {judged.reason}")
             left = until - workflow.now()
             if judged.verdict in (Verdict.GOOD, Verdict.BETTER) or by_hand:
@@ -290,7 +290,7 @@ class ServiceRestart(Runbook[ServiceRestartInput]):
             )
         self.say(f"goes on without knowing: {judged.reason}", level="warning")
 
-    async def _judge(self, calls: int, began: datetime) -> Judged:
+    async def _judge_step(self, calls: int, began: datetime) -> Judged:
         window = Window(stage=self.stage, start=began, end=max(workflow.now(), began + timedelta(seconds=1)))
         seen = await self.observe(f"judge-{calls}", Logs.errors, window, title=f"Judge {calls} calls at once")
         known = seen is not None and seen.complete

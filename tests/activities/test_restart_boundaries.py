@@ -25,6 +25,7 @@ from tests.workflows.restart_world import QUICK, RestartWorld
 from worker.activities import activity_methods
 
 REAL = ("functions.", "deployments.")
+CHANGES = ("functions.limit", "functions.restart", "deployments.deploy", "deployments.point_alias")
 
 
 class RealFunction(RestartWorld):
@@ -54,7 +55,8 @@ async def test_no_stop_of_the_worker_keeps_traffic_out(client: Client, site: Sit
     world = RealFunction(site, cured=cured)
     site.aws.functions.put_function_concurrency(FunctionName=site.service, ReservedConcurrentExecutions=40)
     former, variables = world.serving(site), _variables(site)
-    queue, stopping = f"boundaries-{uuid.uuid4()}", Stopping()
+    queue = f"boundaries-{uuid.uuid4()}"
+    stopping = Stopping() if cured else Stopping(CHANGES)
     scripted = [
         method
         for host in (world, Locks(client, queue))
