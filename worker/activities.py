@@ -35,6 +35,7 @@ from activities.reports import Reports
 from activities.schedules import Schedules
 from activities.secret_refs import SecretResolver
 from activities.settings import Settings
+from activities.signs import Signs
 from activities.stacks import Stacks
 from activities.stages import Stages
 from activities.symptom_logs import SymptomLogs
@@ -67,6 +68,7 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
         Metrics(aws.cloudwatch),
         Load(resolver),
         Logs(aws.logs),
+        Signs(aws.cloudwatch, aws.logs, aws.functions, records),
         Database(resolver),
         Backups(settings, aws.s3, http, resolver),
         ConnectionString(resolver, aws.ssm, aws.secretsmanager, aws.functions),

@@ -9,6 +9,7 @@ from workflows.canary_rollback import CanaryRollback
 from workflows.database_backup import DatabaseBackup
 from workflows.database_migration import DatabaseMigration
 from workflows.database_restore import DatabaseRestore
+from workflows.diagnosis import Diagnosis
 from workflows.quick_rollback import QuickRollback
 from workflows.rehearsal import Rehearsal
 from workflows.restore_drill import RestoreDrill
@@ -28,6 +29,7 @@ RUNBOOKS: tuple[type[Runbook[Any]], ...] = (
     Rehearsal,
     ServiceRestart,
     ServiceRestartWatchdog,
+    Diagnosis,
 )
 """What people start, in the order of the operational document."""
 

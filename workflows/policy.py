@@ -38,6 +38,14 @@ OBSERVE: ActivityOptions = {
     "retry_policy": _STEADY,
 }
 
+PROBE: ActivityOptions = {
+    # One source of the first look at an incident. Who is to be called must not wait for it: twelve seconds, then it is
+    # reported as not read. The second try is for a worker that died with the first one.
+    "start_to_close_timeout": timedelta(seconds=8),
+    "schedule_to_close_timeout": timedelta(seconds=12),
+    "retry_policy": RetryPolicy(initial_interval=timedelta(seconds=0.5), maximum_attempts=2),
+}
+
 WATCH: ActivityOptions = {
     # A look that polls until something holds. Its patience is in its input; the heartbeat finds a dead worker.
     "start_to_close_timeout": timedelta(hours=2),
