@@ -165,6 +165,7 @@ def _office() -> MaintenancePolicy:
 class IncidentPolicy(Facts):
     """All severities, and when people are at work."""
 
+    service: str = Field("Claude Projects State API", description="What people call the service, in declarations")
     severities: dict[SeverityName, SeverityRule] = Field(default_factory=_defaults)
     business_hours: MaintenancePolicy = Field(
         default_factory=_office, description="Time zone, hours of the week and holidays"

@@ -28,7 +28,9 @@ from activities.logs import Logs
 from activities.metrics import Metrics
 from activities.migrations import Migrations
 from activities.notifications import Notifications
+from activities.post_mortem import PostMortems
 from activities.profiler import Profiler
+from activities.pulse import Pulses
 from activities.records import Records
 from activities.rehearsals import Case, Rehearsals
 from activities.reports import Reports
@@ -52,6 +54,8 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
     http = http_client()
     resolver = SecretResolver(aws.ssm, aws.secretsmanager)
     records = Records(aws.s3, settings)
+    api = Api(http, resolver)
+    signs = Signs(aws.cloudwatch, aws.logs, aws.functions, records)
     hosts: list[object] = [
         Stages(settings),
         Locks(client, settings.task_queue),
@@ -64,11 +68,13 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
         Canary(aws.logs),
         Runs(client),
         Incidents(client, settings.task_queue),
-        Api(http, resolver),
+        api,
         Metrics(aws.cloudwatch),
         Load(resolver),
         Logs(aws.logs),
-        Signs(aws.cloudwatch, aws.logs, aws.functions, records),
+        signs,
+        Pulses(api, signs),
+        PostMortems(records),
         Database(resolver),
         Backups(settings, aws.s3, http, resolver),
         ConnectionString(resolver, aws.ssm, aws.secretsmanager, aws.functions),

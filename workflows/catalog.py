@@ -10,6 +10,7 @@ from workflows.database_backup import DatabaseBackup
 from workflows.database_migration import DatabaseMigration
 from workflows.database_restore import DatabaseRestore
 from workflows.diagnosis import Diagnosis
+from workflows.incident import Incident
 from workflows.quick_rollback import QuickRollback
 from workflows.rehearsal import Rehearsal
 from workflows.restore_drill import RestoreDrill
@@ -29,6 +30,7 @@ RUNBOOKS: tuple[type[Runbook[Any]], ...] = (
     Rehearsal,
     ServiceRestart,
     ServiceRestartWatchdog,
+    Incident,
     Diagnosis,
 )
 """What people start, in the order of the operational document."""

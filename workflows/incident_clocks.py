@@ -136,8 +136,9 @@ def reach(book: Book, policy: IncidentPolicy, milestone: Milestone, now: datetim
         for clock in book.clocks:
             if clock.runs and (clock.met_by == proven or (proven == "resolved" and clock.begins == "opened")):
                 clock.met_at = now
+    if milestone in ("stable", "resolved"):
+        book.paging = None  # nobody is got out of bed for a service that is well
     if milestone == "resolved":
-        book.paging = None
         _begin(book, policy, book.worst, now, begins="resolved")
 
 
@@ -225,7 +226,12 @@ def _update_at(book: Book, policy: IncidentPolicy) -> datetime | None:
 
 
 def _escalate(book: Book, policy: IncidentPolicy, clock: RunningClock, now: datetime) -> list[Event]:
-    """A missed clock calls the next on the ladder at once; while nobody is being called, who answers for it."""
+    """A missed clock calls the next on the ladder at once; while nobody is being called, who answers for it.
+
+    A post-mortem that is late wakes nobody: the channel hears of it.
+    """
+    if clock.begins == "resolved":
+        return []
     if book.paging is not None:
         book.paging.next_at = min(book.paging.next_at, now)
         return []
@@ -258,7 +264,7 @@ def nobody_took_it(book: Book, now: datetime, pause: timedelta) -> None:
 
 def _call(book: Book, policy: IncidentPolicy, now: datetime) -> None:
     """Begin to call people, from the first level, unless somebody is on it or nobody is called at this severity."""
-    if not _rule(book, policy).ladder or book.reached("acknowledged"):
+    if not _rule(book, policy).ladder or book.reached("acknowledged") or book.reached("stable"):
         book.paging = None
     else:
         book.paging = Paging(next_at=now)

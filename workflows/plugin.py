@@ -31,10 +31,13 @@ PASS_THROUGH = (
     "workflows.gates",
     "workflows.incident_clocks",
     "workflows.incident_model",
+    "workflows.incident_state",
+    "workflows.incident_watch",
     "workflows.maintenance",
     "workflows.migration_plan",
     "workflows.model",
     "workflows.policy",
+    "workflows.remedies",
     "workflows.search_attributes",
     "workflows.signatures",
     # Native code that can be loaded only once in a process. It verifies signatures: a pure function of its input.

@@ -121,6 +121,26 @@ ANNOUNCE: ActivityOptions = {
     ),
 }
 
+PAGE: ActivityOptions = {
+    # One call, through every pager of the level in turn. Two minutes, then the next level is called without waiting.
+    "start_to_close_timeout": timedelta(seconds=45),
+    "schedule_to_close_timeout": timedelta(minutes=2),
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(seconds=15)
+    ),
+}
+
+PAGE_PAUSE = timedelta(seconds=30)
+"""When no pager took a call, so much later the next level is called."""
+
+VERIFY: ActivityOptions = {
+    # Health in a row for at most a minute; the heartbeat finds a dead worker.
+    "start_to_close_timeout": timedelta(minutes=2),
+    "schedule_to_close_timeout": timedelta(minutes=10),
+    "heartbeat_timeout": timedelta(seconds=30),
+    "retry_policy": _STEADY,
+}
+
 RECORD: ActivityOptions = {
     # The record outlives the run, so it is worth an hour of trying; the run's result stands without it.
     "start_to_close_timeout": timedelta(minutes=1),
