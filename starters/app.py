@@ -36,6 +36,7 @@ _PANELS: dict[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
         ("show", run_commands.show),
         ("report", run_commands.report),
         ("locks", run_commands.locks),
+        ("examples", run_commands.examples),
         ("doctor", doctor),
     ),
     "Answer and steer": (

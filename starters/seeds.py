@@ -38,13 +38,32 @@ async def seed(session: Session, catalog: Iterable[type[Runbook[Any]]]) -> dict[
     return found
 
 
-async def _run(session: Session, name: str, runbook: type[Runbook[Any]], given: dict[str, Any]) -> str:
-    inp: RunbookInput = runbook.spec.input.model_validate({"requested_by": WHO, **given})
+async def begin_examples(session: Session, catalog: Iterable[type[Runbook[Any]]], stage: str) -> dict[str, bool]:
+    """Start the example of every runbook on that stage as a dry run; by its id, whether it had not been there before.
+
+    Nobody waits for them: what does not work on this stage today ends as failed, and its form can be used all the same.
+    """
+    begun: dict[str, bool] = {}
+    for runbook in catalog:
+        given = {"requested_by": "an example", **runbook.spec.example, "stage": stage, "dry_run": True}
+        name = f"example-{runbook.__name__}"
+        begun[name] = await _begin(session, name, runbook, given)
+    return begun
+
+
+async def _begin(session: Session, name: str, runbook: type[Runbook[Any]], given: dict[str, Any]) -> bool:
+    inp: RunbookInput = runbook.spec.input.model_validate(given)
     try:
         await runs.begin(session, runbook, inp, name)
     except Problem as problem:
-        if problem.code is not Code.CONFLICT:  # it is there already
+        if problem.code is not Code.CONFLICT:
             raise
+        return False  # it is there already
+    return True
+
+
+async def _run(session: Session, name: str, runbook: type[Runbook[Any]], given: dict[str, Any]) -> str:
+    await _begin(session, name, runbook, {"requested_by": WHO, **given})
     try:
         ended = await asyncio.wait_for(runs.ended(session, name), _PATIENCE)
     except TimeoutError:

@@ -176,7 +176,7 @@ def test_variables_have_defaults_and_no_secret_stands_in_it() -> None:
 def test_our_variables_are_those_that_the_worker_reads() -> None:
     read = "".join(path.read_text() for folder in ("worker", "activities") for path in (ROOT / folder).glob("*.py"))
     of_temporal = {"TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE"}  # temporalio.envconfig reads these
-    for name in (*WORKERS, "schedules"):
+    for name in (*WORKERS, "setup"):
         for key in COMPOSE.services[name].environment.keys() - of_temporal:
             field = key.removeprefix("RUNBOOKS_").lower().split("__")[0]
             assert f'"{key}"' in read or field in Settings.model_fields, f"{name} sets {key}, which nothing reads"
@@ -184,14 +184,19 @@ def test_our_variables_are_those_that_the_worker_reads() -> None:
 
 def test_the_commands_of_our_services_exist() -> None:
     group: Any = get_command(app)
-    for name in ("schedules", "sandbox"):
-        command = COMPOSE.services[name].command or json.loads(
-            re.findall(r"^CMD (\[.*sandbox.*\])$", DOCKERFILE, re.M)[0]
-        )
-        assert command[0] == "runbooks"
-        found = group.commands[command[1]].commands[command[2]]
+    setup = COMPOSE.services["setup"].command or []
+    of_image = [" ".join(json.loads(text)) for text in re.findall(r"^CMD (\[.*runbooks.*\])$", DOCKERFILE, re.M)]
+    commands = [*setup[2].split(" && "), *of_image]
+    assert len(commands) == 3
+    for line in commands:
+        program, *words = shlex.split(line)
+        assert program == "runbooks"
+        found = group
+        while words and words[0] in getattr(found, "commands", {}):
+            found = found.commands[words.pop(0)]
+        assert not hasattr(found, "commands"), f"{line}: no such command"
         options = {option for parameter in found.params for option in parameter.opts}
-        assert {word for word in command if word.startswith("--")} <= options, name
+        assert {word for word in words if word.startswith("--")} <= options, line
 
 
 def test_a_worker_has_longer_to_stop_than_it_needs() -> None:

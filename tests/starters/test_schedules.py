@@ -177,3 +177,16 @@ async def test_what_is_no_longer_planned_is_named_and_left(schedules: Client, cl
 async def test_an_unknown_schedule_is_said(schedules: Client, cli: Cli) -> None:
     said = await cli("schedules", "pause", "nightly", "--by", "ann")
     assert (said.code, "there is no schedule nightly; there are: " in said.err) == (3, True)
+
+
+# --- examples --------------------------------------------------------------------------------------------------------
+
+
+async def test_examples_are_started_once_on_the_named_stage(schedules: Client, house: House, cli: Cli) -> None:
+    first = await cli("examples", "test", "--json")
+    assert first.document == {"example-Probe": True}
+    assert (await cli("examples", "test", "--json")).document == {"example-Probe": False}
+    state = await house.progress("example-Probe")
+    assert (state.dry_run, state.stage, state.reason) == (True, "test", "to see it turn")
+    said = await cli("examples", "nowhere")
+    assert (said.code, "there are: test, production" in said.err) == (2, True)
