@@ -13,7 +13,7 @@ from activities.api import Api, HealthCheck
 from activities.messages import Announcement, Delivery, Mail, Page, PageEnd
 from activities.notifications import Notifications
 from activities.pulse import Pulse, Pulses, TakePulse
-from workflows import incident_clocks, policy
+from workflows import incident_clocks, meters, policy
 from workflows.details import length
 from workflows.diagnosis_model import Branch
 from workflows.incident_clocks import Event
@@ -64,6 +64,7 @@ class Response(Desk):
                     f"MISSED {event.clock.severity} {event.clock.id}: {event.clock.title}, due {event.clock.due:%H:%M}"
                 )
                 self.say(text, level="error")
+                meters.clock_missed(self.state.stage, event.clock.severity, event.clock.id)
                 self.announce(f"missed-{event.clock.key}", text, self.situation.headline, severity="error")
             case "ack_expired":
                 text = "the acknowledgement has expired without progress: people are called again"
