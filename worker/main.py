@@ -103,6 +103,7 @@ async def run() -> None:
     with contextlib.suppress(asyncio.TimeoutError):
         shutdown = asyncio.gather(*(worker.shutdown() for worker in workers))
         await asyncio.wait_for(shutdown, GRACE.total_seconds() + 10)
+    traces.flush()
     threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -7,6 +7,7 @@ everywhere. The packages are the extra ``otel``.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 SERVICE = "OTEL_SERVICE_NAME"
+
+_LAST_WORDS = 2000
+"""Milliseconds for the spans that are left at the end."""
 
 _SHOWN = ("exception.type", "exception.message")
 """What of an exception leaves the process. Its stack trace holds source lines, and with them whatever stands there."""
@@ -52,6 +56,14 @@ def interceptors(environment: Mapping[str, str]) -> list[Interceptor]:
     provider.add_span_processor(BatchSpanProcessor(scrubbing(OTLPSpanExporter())))
     set_tracer_provider(provider)
     return [OpenTelemetryInterceptor(add_temporal_spans=True)]
+
+
+def flush() -> None:
+    """Send what is left, before the process leaves without ceremony. A collector that is away is not waited for."""
+    if (api := sys.modules.get("opentelemetry.trace")) is not None:
+        provider = api.get_tracer_provider()
+        if hasattr(provider, "force_flush"):
+            provider.force_flush(_LAST_WORDS)
 
 
 def scrubbing(exporter: SpanExporter) -> SpanExporter:
