@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -55,13 +56,15 @@ class Runs:
             "AND RunbookPhase != 'queued'"
         )
         try:
-            found = [
-                RunFound(runbook=one.workflow_type, workflow_id=one.id)
-                async for one in self._client.list_workflows(query, limit=MOST)
-                if not await self._is_dry(one.id)
-            ]
+            running = [one async for one in self._client.list_workflows(query, limit=MOST)]
         except RPCError as error:
             raise passing(f"could not ask Temporal for the runs on {asked.stage}: {error.status.name}") from None
+        dry = await asyncio.gather(*(self._is_dry(one.id) for one in running))
+        found = [
+            RunFound(runbook=one.workflow_type, workflow_id=one.id)
+            for one, only_looks in zip(running, dry, strict=True)
+            if not only_looks
+        ]
         said = ", ".join(f"{one.runbook} {one.workflow_id}" for one in found)
         return InFlight(summary=f"in flight on {asked.stage}: {said}" if found else "none in flight", runs=tuple(found))
 

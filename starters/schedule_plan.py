@@ -50,6 +50,7 @@ class Cadence:
 
     runbook: str
     words: str
+    """When, for people; ``{day}`` is the day of the month."""
     why: str
     catch_up: timedelta
     """A start that was missed while Temporal was away is made up for this long."""
@@ -77,7 +78,7 @@ CADENCES = (
     ),
     Cadence(
         "DatabaseCredentialRotation",
-        "on the 15th (production) or 8th of February and August",
+        "on the {day}th of February and August",
         "the document: MongoDB credentials every 6 months",
         months=(2, 8),
         day=15,
@@ -87,7 +88,7 @@ CADENCES = (
     ),
     Cadence(
         "RestoreDrill",
-        "on the 10th of January, April, July and October",
+        "on the {day}th of January, April, July and October",
         "the document: always test backup restores (quarterly)",
         months=(1, 4, 7, 10),
         day=10,
@@ -103,10 +104,10 @@ CADENCES = (
     ),
     Cadence(
         "Rehearsal",
-        "on the 3rd (production) or 2nd of each month",
+        "on the {day}th of each month",
         "would every runbook work today? credentials, targets, previous artifact, newest backup, pager",
         months=tuple(range(1, 13)),
-        day=3,
+        day=6,
         production_later=DAY,
         catch_up=7 * DAY,
     ),
@@ -145,9 +146,10 @@ def plan(settings: Settings, catalog: Catalog) -> list[Planned]:
 
 def _planned(settings: Settings, cadence: Cadence, stage: Stage, model: Any) -> Planned:
     name = schedule_id(cadence.runbook, stage.name)
+    words = cadence.words.format(day=_day(cadence, stage))
     given = {
         "stage": stage.name,
-        "reason": f"scheduled {cadence.words}",
+        "reason": f"scheduled {words}",
         "requested_by": f"schedule {name}",
         **cadence.input,
     }
@@ -157,7 +159,7 @@ def _planned(settings: Settings, cadence: Cadence, stage: Stage, model: Any) -> 
         raise Problem(
             f"{cadence.runbook} does not take the input of its schedule: {explain(error)}", Code.BAD_INPUT
         ) from None
-    spec, note = _spec(cadence, stage), f"{cadence.runbook} on {stage.name}, {cadence.words}: {cadence.why}"
+    spec, note = _spec(cadence, stage), f"{cadence.runbook} on {stage.name}, {words}: {cadence.why}"
     policy = SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=cadence.catch_up)
     mark = _mark(given, note, settings.task_queue, spec, policy)
     action = ScheduleActionStartWorkflow(
@@ -167,10 +169,16 @@ def _planned(settings: Settings, cadence: Cadence, stage: Stage, model: Any) -> 
         task_queue=settings.task_queue,
         memo={PLAN: mark},
         typed_search_attributes=TypedSearchAttributes([SearchAttributePair(search_attributes.STAGE, stage.name)]),
-        static_summary=escape(f"{cadence.runbook} on {stage.name}, {cadence.words}"),
+        static_summary=escape(f"{cadence.runbook} on {stage.name}, {words}"),
     )
     schedule = Schedule(action=action, spec=spec, policy=policy, state=ScheduleState(note=note))
     return Planned(id=name, cadence=cadence, stage=stage.name, note=note, schedule=schedule, mark=mark)
+
+
+def _day(cadence: Cadence, stage: Stage) -> int | None:
+    """Day of the month; production is later than the others."""
+    earlier = 0 if stage.production else cadence.production_later.days
+    return cadence.day - earlier if cadence.day else None
 
 
 def _spec(cadence: Cadence, stage: Stage) -> ScheduleSpec:
@@ -181,8 +189,8 @@ def _spec(cadence: Cadence, stage: Stage) -> ScheduleSpec:
         later = cadence.production_later if stage.production else timedelta(0)
         offset = later + timedelta(hours=cadence.hour)
         return ScheduleSpec(intervals=[ScheduleIntervalSpec(every=cadence.every, offset=offset)], jitter=_JITTER)
-    earlier = 0 if stage.production else cadence.production_later.days
-    days = [ScheduleRange(cadence.day - earlier)] if cadence.day else [ScheduleRange(1, 31)]
+    day = _day(cadence, stage)
+    days = [ScheduleRange(day)] if day else [ScheduleRange(1, 31)]
     months = [ScheduleRange(month) for month in cadence.months] or [ScheduleRange(1, 12)]
     calendar = ScheduleCalendarSpec(hour=[ScheduleRange(cadence.hour)], day_of_month=days, month=months)
     return ScheduleSpec(calendars=[calendar], time_zone_name=zone, jitter=_JITTER)
