@@ -13,6 +13,7 @@ from starters import operator_commands, run_commands
 from starters.catalog import Catalog, catalog
 from starters.demo import demo
 from starters.doctor import doctor
+from starters.incident_commands import incident
 from starters.keys import keys
 from starters.problems import EXIT_CODES, Code, explained
 from starters.sandbox_commands import sandbox
@@ -59,6 +60,7 @@ _PANELS: dict[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
 for _panel, _commands in _PANELS.items():
     for _name, _command in _commands:
         app.command(_name, rich_help_panel=_panel, epilog=EXIT_CODES)(_command)
+app.add_typer(incident, name="incident", rich_help_panel="Answer and steer", epilog=EXIT_CODES)
 app.add_typer(keys, name="keys", rich_help_panel="Answer and steer", epilog=EXIT_CODES)
 app.add_typer(schedules, name="schedules", rich_help_panel="Runs", epilog=EXIT_CODES)
 app.add_typer(sandbox, name="sandbox", rich_help_panel="Try it", epilog=EXIT_CODES)
