@@ -142,11 +142,18 @@ class Incident(Afterwards):
         try:
             await self._until_resolved(tasks)
         except (FailureError, asyncio.CancelledError):
-            await _stopped(tasks)
+            await self._stopped(tasks)
             raise
-        await _stopped(tasks)
+        await self._stopped(tasks)
         if not self.book.reached("resolved"):
             await self.carry_on("respond")
+
+    async def _stopped(self, tasks: list[asyncio.Task[None]]) -> None:
+        self._leaving = True
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._leaving = False
 
     async def _until_resolved(self, tasks: list[asyncio.Task[None]]) -> None:
         """Returns when it is resolved, or when it is time to go on in a run with a short history."""
@@ -222,12 +229,6 @@ class Incident(Afterwards):
         """However it ends, no page stays open."""
         if self.situation.book is not None:
             self._end_calls(f"the incident has ended: {summary}"[:200])
-
-
-async def _stopped(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _broken(tasks: list[asyncio.Task[None]]) -> asyncio.Task[None] | None:

@@ -46,6 +46,9 @@ class Desk(Probing[IncidentInput]):
         self._chosen: str | None = None
         self._asked_to_resolve: str | None = None
         self._reopened = False
+        self._leaving = False
+        """Whether the parts that run side by side are to end. Cancelling alone is not enough: a wait that is over in
+        the same moment swallows it (asyncio.wait_for before Python 3.12)."""
 
     # --- shared by the parts --------------------------------------------------------------------------------------
 

@@ -75,7 +75,7 @@ class Recovery(Response):
 
     async def offer_recoveries(self) -> None:
         """As long as the service is not good and there is something to offer."""
-        while True:
+        while not self._leaving:
             await workflow.wait_condition(lambda: self.next_option() is not None)
             option = self.next_option()
             if option is not None:

@@ -36,7 +36,7 @@ class Response(Desk):
 
     async def run_clocks(self) -> None:
         """Act on whatever is due, and sleep exactly until the next thing is, or until there is news."""
-        while True:
+        while not self._leaving:
             for event in incident_clocks.take(self.book, self.policy, workflow.now()):
                 self._due_now(event)
             self.refresh()
@@ -136,7 +136,7 @@ class Response(Desk):
 
     async def end_calls_when_acknowledged(self) -> None:
         """As soon as somebody is on it, nobody is kept awake by a page that is still open."""
-        while True:
+        while not self._leaving:
             await workflow.wait_condition(lambda: self.book.reached("acknowledged") and bool(self.situation.calls))
             self._end_calls(f"{self.book.responder} is on it")
 
@@ -164,7 +164,7 @@ class Response(Desk):
         book, rule = self.book, self.policy.rule(self.book.severity)
         if rule.business_hours and not self.situation.drill:
             opens = incident_clocks.in_business_hours(self.policy, workflow.now())
-            while opens > workflow.now() and self.policy.rule(book.severity).business_hours:
+            while not self._leaving and opens > workflow.now() and self.policy.rule(book.severity).business_hours:
                 await self._until_news(self._news, opens, "tell people when they are at work")
         title = f"INCIDENT DECLARED - {book.severity}"
         message = self._message("declare", title, self._declaration(), "critical")
@@ -248,7 +248,7 @@ class Response(Desk):
     async def watch_service(self) -> None:
         """Look again and again until it is over: stable for a window, a relapse, or a remedy that did not help."""
         looked = 0
-        while True:
+        while not self._leaving:
             looked += 1
             rule = self.policy.rule(self.book.severity)
             pause = rule.watch_every * 2 ** (looked // _SLOWER_AFTER)

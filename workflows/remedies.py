@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-REMEDIES = frozenset({"QuickRollback", "CanaryRollback"})
+REMEDIES = frozenset({"QuickRollback", "CanaryRollback", "ServiceRestart"})
