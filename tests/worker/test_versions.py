@@ -11,8 +11,10 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from temporalio import workflow
 from temporalio.client import Client, WorkflowHandle
+from temporalio.common import VersioningBehavior
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
@@ -21,6 +23,7 @@ from tests.conftest import temporal_binary
 from tests.patience import eventually
 from tests.workflows.probe import Probe, ProbeInput, World, begin, progress, until
 from worker.versioning import BUILD, NAME, deployment, to_make_current
+from workflows.catalog import WORKFLOWS
 from workflows.model import Outcome, Phase, RunbookResult
 
 
@@ -107,3 +110,10 @@ async def test_a_run_of_thirty_days_crosses_a_deploy(temporal: WorkflowEnvironme
     assert state.step("bake").summary == "waited 30 d"
     assert state.step("once-more").summary == "lamp is at 2", "the new release's step, in a run that began before it"
     assert timedelta(days=30) <= state.timeline[-1].at - state.started_at
+
+
+@pytest.mark.parametrize("cls", WORKFLOWS, ids=lambda cls: cls.__name__)
+def test_no_workflow_names_a_behaviour_of_its_own(cls: type) -> None:
+    """An unversioned worker's tasks would all be refused by the server, and the runs would stand still."""
+    behaviour = workflow._Definition.must_from_class(cls).versioning_behavior
+    assert behaviour in (None, VersioningBehavior.UNSPECIFIED)
