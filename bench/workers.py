@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.worker.fleet import STAGES, killed_at_random
 from tests.worker.test_process import free_port
 
-RUNS, WORKERS, EVERY, SERVER_KILLS = 40, 4, 1.0, 3
+RUNS, WORKERS, EVERY, SERVER_KILLS = 40, 4, 2.0, 3
 
 
 def main() -> None:
