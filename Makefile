@@ -12,6 +12,7 @@ help:
 	@echo "make test    run every test"
 	@echo "make lint    style and types"
 	@echo "make bench   what the frame costs, as ratios"
+	@echo "make chaos   every runbook with everything killed and failing, as a table"
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -54,6 +55,9 @@ permissions: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python -m bench
+
+chaos: $(READY)
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 # Pins every package with its hashes, for all Pythons and platforms; names no index. The image gets a part of them.
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
