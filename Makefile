@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo up test lint format histories fingerprints permissions bench lock clean
+.PHONY: help demo up test lint format histories fingerprints permissions bench chaos lock clean
 
 help:
 	@echo "make demo    watch a real rollback of a broken deployment, start to end (about two minutes)"
