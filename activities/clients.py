@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from mypy_boto3_ssm import SSMClient
     from mypy_boto3_sts import STSClient
 
+OWN_NAME = "operational-runbooks"
+"""What this project calls itself to the services it asks: its own calls are told from those of clients."""
+
 _CONFIG = Config(connect_timeout=3, read_timeout=20, retries={"max_attempts": 1, "mode": "standard"})
 
 
@@ -91,4 +94,9 @@ def http_client() -> httpx.Client:
     """The HTTP client that the activities share. It never follows a redirect: a health check must see it."""
     listening = calls.recorder()
     hooks = {"request": [listening.http]} if listening else None
-    return httpx.Client(timeout=httpx.Timeout(10.0, connect=3.0), follow_redirects=False, event_hooks=hooks)
+    return httpx.Client(
+        timeout=httpx.Timeout(10.0, connect=3.0),
+        follow_redirects=False,
+        headers={"User-Agent": f"{OWN_NAME}/1"},
+        event_hooks=hooks,
+    )

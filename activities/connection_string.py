@@ -8,9 +8,7 @@ code once more with one variable changed.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import uuid
 from typing import TYPE_CHECKING, Any, Literal
 
 import pymongo
@@ -26,8 +24,6 @@ from activities.stage import Facts, Stage
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
-    from mypy_boto3_secretsmanager import SecretsManagerClient
-    from mypy_boto3_ssm import SSMClient
 
 _URI = re.compile(
     r"(?P<scheme>mongodb(?:\+srv)?)://(?:(?P<user>[^@/]*)@)?(?P<hosts>[^/?]+)(?:/(?P<db>[^?]*))?(?:\?(?P<options>.*))?"
@@ -64,12 +60,10 @@ class ConnectionString:
     def __init__(
         self,
         resolver: SecretResolver,
-        ssm: SSMClient,
-        secretsmanager: SecretsManagerClient,
         functions: LambdaClient,
         poll: float = 1.0,
     ) -> None:
-        self._resolver, self._ssm, self._secretsmanager = resolver, ssm, secretsmanager
+        self._resolver = resolver
         self._functions = Functions(functions)
         self._poll = poll
 
@@ -107,36 +101,13 @@ class ConnectionString:
             raise problem
         if wanted != current:
             _readable(wanted, order.to)
-            self._write(ref, wanted, mark)
-            self._resolver.forget(ref)
+            self._resolver.store(ref, wanted)
         version, restarted = self._functions.reissue(stage, self._poll, variables={RESTARTED_VARIABLE: mark})
         return Repointed(
             summary=f"the API works on {order.to.database or order.to.hosts}, read by version {version}",
             changed=wanted != current or restarted,
             version=version,
         )
-
-    def _write(self, ref: str, value: str, mark: str) -> None:
-        kind, _, place = ref.partition(":")
-        if kind == "ssm":
-            self._ssm.put_parameter(Name=place, Value=value, Type="SecureString", Overwrite=True)
-        elif kind == "secretsmanager":
-            name, _, field = place.partition("#")
-            if field:
-                fields: dict[str, Any] = json.loads(
-                    self._secretsmanager.get_secret_value(SecretId=name)["SecretString"]
-                )
-                value = json.dumps(fields | {field: value})
-            self._secretsmanager.put_secret_value(
-                SecretId=name,
-                SecretString=value,
-                ClientRequestToken=str(uuid.uuid5(uuid.NAMESPACE_URL, f"{ref}/{mark}")),
-            )
-        else:
-            raise lasting(
-                f"the connection string is in {ref}, which only a person can change. Change it there, and deploy",
-                type="NotWritable",
-            )
 
 
 def address_of(uri: str) -> Address:

@@ -8,6 +8,8 @@ from typing import Any
 from temporalio.client import Client
 
 from activities.api import Api
+from activities.api_keys import ApiKeys
+from activities.api_secrets import ApiSecrets
 from activities.atlas_advisor import AtlasAdvisor
 from activities.backups import Backups
 from activities.batches import Batches
@@ -22,6 +24,7 @@ from activities.function_settings import FunctionLimits
 from activities.in_flight import Runs
 from activities.incidents import Incidents
 from activities.indexes import Indexes
+from activities.key_usage import KeyLog
 from activities.load import Load
 from activities.locks import Locks
 from activities.logs import Logs
@@ -34,11 +37,13 @@ from activities.pulse import Pulses
 from activities.records import Records
 from activities.rehearsals import Case, Rehearsals
 from activities.reports import Reports
+from activities.rotation_log import RotationLog
 from activities.schedules import Schedules
 from activities.secret_refs import SecretResolver
 from activities.settings import Settings
 from activities.signs import Signs
 from activities.stacks import Stacks
+from activities.staged_secrets import StagedSecrets
 from activities.stages import Stages
 from activities.symptom_logs import SymptomLogs
 from activities.symptom_metrics import SymptomMetrics
@@ -56,12 +61,18 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
     records = Records(aws.s3, settings)
     api = Api(http, resolver)
     signs = Signs(aws.cloudwatch, aws.logs, aws.functions, records)
+    deployments = Deployments(aws.cloudformation, aws.functions, records)
+    staged, secrets = StagedSecrets(aws.secretsmanager), ApiSecrets(resolver, aws.functions)
+    key_log = KeyLog(aws.logs)
     hosts: list[object] = [
         Stages(settings),
         Locks(client, settings.task_queue),
         Schedules(client, settings.task_queue),
         Reports(records),
-        Deployments(aws.cloudformation, aws.functions, records),
+        deployments,
+        ApiKeys(staged, secrets, resolver, http, deployments, key_log),
+        key_log,
+        RotationLog(records, client),
         Stacks(aws.cloudformation),
         FunctionCapacity(aws.functions),
         Traffic(aws.functions, aws.apigateway),
@@ -77,7 +88,7 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
         PostMortems(records),
         Database(resolver),
         Backups(settings, aws.s3, http, resolver),
-        ConnectionString(resolver, aws.ssm, aws.secretsmanager, aws.functions),
+        ConnectionString(resolver, aws.functions),
         Batches(resolver, Metrics(aws.cloudwatch)),
         Migrations(resolver, records),
         Indexes(resolver),

@@ -17,6 +17,7 @@ export default $config({{
   async run() {{
     const apiKeys = new sst.Secret("ApiKeys");
     const mongodbUri = new sst.Secret("MongoDBUri");
+    const jwtSecret = new sst.Secret("JwtSecret");
 
     const api = new sst.aws.ApiGatewayV1("StateTrackingApi");
     api.route("ANY /{{proxy+}}", {{
@@ -24,7 +25,7 @@ export default $config({{
       runtime: "python3.12",
       memory: "512 MB",
       timeout: "30 seconds",
-      link: [apiKeys, mongodbUri],
+      link: [apiKeys, mongodbUri, jwtSecret],
     }});
     api.deploy();
   }},

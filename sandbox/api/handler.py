@@ -57,7 +57,30 @@ def _secret(variable: str) -> str:
     return _parameters.get_parameter(Name=os.environ[variable], WithDecryption=True)["Parameter"]["Value"]
 
 
+def _keyring(text: str) -> tuple[str, dict[str, bytes]]:
+    """The key that signs, and all that are accepted, by id. A bare secret is one key; JSON has two slots or more::
+
+    {"sign": "kid-2", "keys": {"kid-1": "...", "kid-2": "..."}}
+    """
+    try:
+        ring = json.loads(text)
+    except ValueError:
+        ring = None
+    if not isinstance(ring, dict):
+        kid = _fingerprint(text)
+        return kid, {kid: text.encode()}
+    return ring["sign"], {kid: secret.encode() for kid, secret in ring["keys"].items()}
+
+
+def _fingerprint(secret: str) -> str:
+    """Names a secret in logs and tokens without telling it."""
+    return hashlib.sha256(secret.encode()).hexdigest()[:12]
+
+
 API_KEYS = tuple(key.strip().encode() for key in _secret("API_KEYS_PARAM").split(",") if key.strip())
+SIGNS_WITH, SIGNING_KEYS = _keyring(_secret("JWT_SECRET_PARAM"))
+if FAULTS["single_signing_secret"]:
+    SIGNING_KEYS = {SIGNS_WITH: SIGNING_KEYS[SIGNS_WITH]}
 CLIENT: MongoClient[Document] = MongoClient(_secret("MONGODB_URI_PARAM"), tz_aware=True)
 SESSIONS: Collection[Document] = CLIENT.get_default_database()["sessions"]
 
@@ -88,6 +111,8 @@ class Request:
     query: Mapping[str, str]
     api_key: str | None
     raw_body: str
+    client: str | None = None
+    bearer: str | None = None
 
     @classmethod
     def of(cls, event: Mapping[str, Any], request_id: str) -> Request:
@@ -97,17 +122,33 @@ class Request:
             body = base64.b64decode(body).decode("utf-8", errors="replace")
         path = "/" + event["path"].strip("/")
         query = event.get("queryStringParameters") or {}
-        return cls(request_id, event["httpMethod"], path, query, headers.get("x-api-key"), body)
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        return cls(
+            id=request_id,
+            method=event["httpMethod"],
+            path=path,
+            query=query,
+            api_key=headers.get("x-api-key"),
+            raw_body=body,
+            client=_client_name(headers),
+            bearer=token.strip() if scheme.lower() == "bearer" else None,
+        )
 
     @property
     def key_id(self) -> str | None:
         """Names the key in logs without telling it."""
-        return hashlib.sha256(self.api_key.encode()).hexdigest()[:8] if self.api_key else None
+        return _fingerprint(self.api_key) if self.api_key else None
 
     def chance(self, purpose: str) -> float:
         """A number in [0, 1) that is the same for the same request of the same release."""
         digest = hashlib.sha256(f"{purpose}:{RELEASE['id']}:{self.id}".encode()).digest()
         return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _client_name(headers: Mapping[str, str]) -> str | None:
+    """What the client calls itself: its own header, else the product of its user agent."""
+    said = headers.get("x-client-name") or headers.get("user-agent", "").partition("/")[0]
+    return re.sub(r"[^\w .@-]", "", said)[:40] or None
 
 
 Answer = tuple[int, Any]
@@ -206,13 +247,56 @@ def _shown(session: Document) -> Document:
     return {("id" if name == "_id" else name): value for name, value in session.items()}
 
 
+# --- signed tokens: JSON Web Tokens with HS256, whose header names the key ------------------------------------------
+
+
+def issue_token(_request: Request) -> Answer:
+    now = int(time.time())
+    head = {"alg": "HS256", "typ": "JWT", "kid": SIGNS_WITH}
+    claims = {"sub": "session-reader", "iat": now, "exp": now + TOKEN_SECONDS}
+    signed = ".".join(_base64(json.dumps(part).encode()) for part in (head, claims))
+    signature = hmac.new(SIGNING_KEYS[SIGNS_WITH], signed.encode(), hashlib.sha256).digest()
+    return 201, {"token": f"{signed}.{_base64(signature)}", "expiresIn": TOKEN_SECONDS}
+
+
+def read_token(request: Request) -> Answer:
+    """The claims of the token that the request carries. Why one is refused is told apart: old key, or old token."""
+    try:
+        head, body, signature = (request.bearer or "").split(".")
+        kid = json.loads(_unbase64(head))["kid"]
+        claims = json.loads(_unbase64(body))
+        given = _unbase64(signature)
+    except (ValueError, KeyError, TypeError):
+        raise HttpError(401, "the Authorization header holds no token") from None
+    key = SIGNING_KEYS.get(str(kid))
+    if key is None:
+        raise HttpError(401, "the key of this token is not accepted")
+    if not hmac.compare_digest(given, hmac.new(key, f"{head}.{body}".encode(), hashlib.sha256).digest()):
+        raise HttpError(401, "the signature of this token is wrong")
+    if not isinstance(claims, dict) or claims.get("exp", 0) <= time.time():
+        raise HttpError(401, "this token has expired")
+    return 200, claims
+
+
+def _base64(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def _unbase64(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+TOKEN_SECONDS = 900
 HEALTH = "/health"
+TOKEN = "/tokens/self"
 ROUTES: tuple[tuple[str, str, str, Callable[[Request], Answer]], ...] = (
     ("GET", HEALTH, r"/health", health),
     ("GET", "/health/ready", r"/health/ready", ready),
     ("GET", "/sessions", r"/sessions", list_sessions),
     ("POST", "/sessions", r"/sessions", create_session),
     ("GET", "/sessions/{id}", r"/sessions/[^/]+", get_session),
+    ("POST", "/tokens", r"/tokens", issue_token),
+    ("GET", TOKEN, r"/tokens/self", read_token),
 )
 
 
@@ -330,6 +414,7 @@ def handler(event: Mapping[str, Any], context: Any) -> Document:
         "release": RELEASE["id"],
         "version": context.function_version,
         "apiKeyId": request.key_id,
+        "client": request.client,
         "memoryUsedMb": _memory_mb(),
         "coldStart": _init_ms is not None,
     }
@@ -350,7 +435,8 @@ def _answer(request: Request, entry: Document) -> Answer:
         raise HttpError(404, f"Cannot {request.method} {request.path}")
     entry["route"], answer = found
     if entry["route"] != HEALTH:
-        _authorize(request)
+        if entry["route"] != TOKEN:  # there the token itself is what lets the request in
+            _authorize(request)
         _limit(request)
         _strike(request)
     return answer(request)

@@ -49,6 +49,9 @@ class Faults(BaseModel):
     shared_limit: int = Field(
         0, ge=0, description="Requests a minute of all clients together, above which everybody is answered 429"
     )
+    single_signing_secret: bool = Field(
+        False, description="Whether tokens are verified with the signing key only, as before dual verification"
+    )
     crash_on_init: bool = Field(False, description="Whether no execution environment ever starts")
 
 
@@ -123,6 +126,7 @@ CATALOGUE: dict[str, Release] = {
         GOOD.with_faults("incomplete", missing_route="GET /sessions/{id}"),
         GOOD.with_faults("unindexed", unindexed_query=True),
         GOOD.with_faults("throttled", shared_limit=360),
+        GOOD.with_faults("one-secret", single_signing_secret=True),
     )
 }
 """Named releases for demos and tests; others are made with :meth:`Release.with_faults`."""

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 APP = "state-api"
 ALIAS = "live"
-SECRETS = {"API_KEYS_PARAM": "ApiKeys", "MONGODB_URI_PARAM": "MongoDBUri"}
+SECRETS = {"API_KEYS_PARAM": "ApiKeys", "MONGODB_URI_PARAM": "MongoDBUri", "JWT_SECRET_PARAM": "JwtSecret"}
 """Environment variable that names the parameter of a secret, and the secret's name."""
 
 _ACCESS_LOG = {
