@@ -83,7 +83,7 @@ class CloudFormation:
         # The same template is no update, so it is the function itself that is started anew.
         if problem := self._functions.reissue_problem(stage, self._functions.live(stage)):
             raise problem
-        mark = {RESTARTED_VARIABLE: client_token(deployment_id)}
+        mark: dict[str, str | None] = {RESTARTED_VARIABLE: client_token(deployment_id)}
         version, changed = self._functions.reissue(stage, self._poll, variables=mark)
         return Outcome(changed=changed, how=f"started {stage.function} anew as version {version}")
 

@@ -51,6 +51,7 @@ _PANELS: dict[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
         ("tick", operator_commands.tick),
         ("extend", operator_commands.extend),
         ("end-wait", operator_commands.end_wait),
+        ("acknowledge", operator_commands.acknowledge),
         ("hold", operator_commands.hold),
         ("release", operator_commands.release),
         ("promote", operator_commands.promote),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from workflows.api_key_rotation import ApiKeyRotation
 from workflows.batched_update import BatchedUpdate
 from workflows.canary_rollback import CanaryRollback
 from workflows.database_backup import DatabaseBackup
@@ -32,6 +33,7 @@ RUNBOOKS: tuple[type[Runbook[Any]], ...] = (
     ServiceRestartWatchdog,
     Incident,
     Diagnosis,
+    ApiKeyRotation,
 )
 """What people start, in the order of the operational document."""
 

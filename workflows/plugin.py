@@ -38,6 +38,10 @@ PASS_THROUGH = (
     "workflows.model",
     "workflows.policy",
     "workflows.remedies",
+    "workflows.api_key_model",
+    "workflows.rotation_model",
+    "workflows.rotation_notices",
+    "workflows.rotation_rules",
     "workflows.search_attributes",
     "workflows.signatures",
     # Native code that can be loaded only once in a process. It verifies signatures: a pure function of its input.

@@ -46,6 +46,15 @@ PROBE: ActivityOptions = {
     "retry_policy": RetryPolicy(initial_interval=timedelta(seconds=0.5), maximum_attempts=2),
 }
 
+SEARCH: ActivityOptions = {
+    # A search of a log: minutes for a month of it, with heartbeats. Given up after half an hour: what it would have
+    # told is then not known, and the run says so.
+    "start_to_close_timeout": timedelta(minutes=15),
+    "schedule_to_close_timeout": timedelta(minutes=30),
+    "heartbeat_timeout": timedelta(minutes=1),
+    "retry_policy": _STEADY,
+}
+
 WATCH: ActivityOptions = {
     # A look that polls until something holds. Its patience is in its input; the heartbeat finds a dead worker.
     "start_to_close_timeout": timedelta(hours=2),
