@@ -7,6 +7,7 @@ from typing import Any
 
 from temporalio.client import Client
 
+from activities.alarms import AlarmSettings
 from activities.api import Api
 from activities.atlas_advisor import AtlasAdvisor
 from activities.backups import Backups
@@ -14,6 +15,7 @@ from activities.batches import Batches
 from activities.canary import Canary
 from activities.client_limits import ClientLimits
 from activities.clients import Aws, http_client
+from activities.config_files import ConfigFiles
 from activities.connection_string import ConnectionString
 from activities.database import Database
 from activities.deployments import Deployments
@@ -43,6 +45,7 @@ from activities.stages import Stages
 from activities.symptom_logs import SymptomLogs
 from activities.symptom_metrics import SymptomMetrics
 from activities.tickets import Tickets
+from activities.tier import ClusterTier
 from activities.traffic import Traffic
 from workflows.catalog import RUNBOOKS
 from workflows.rehearsal import Rehearsal
@@ -64,6 +67,9 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
         Deployments(aws.cloudformation, aws.functions, records),
         Stacks(aws.cloudformation),
         FunctionCapacity(aws.functions),
+        AlarmSettings(aws.cloudwatch),
+        ConfigFiles(records),
+        ClusterTier(http, resolver),
         Traffic(aws.functions, aws.apigateway),
         Canary(aws.logs),
         Runs(client),
