@@ -290,8 +290,9 @@ class ScalingChange(Scaling[I]):
         ends_at = workflow.now() + self.inp.expires_after
         given = {**self._made.model_dump(), "of": self.state.workflow_id, "ends_at": ends_at}
         title = f"Ends by itself at {ends_at:%Y-%m-%d %H:%M} UTC"
-        await start_beside(self, "expiry", "ScalingExpiry", ScalingExpiryInput.model_validate(given), title=title)
-        self.facts["ends at"] = ends_at.isoformat()
+        ending = ScalingExpiryInput.model_validate(given)
+        started = await start_beside(self, "expiry", "ScalingExpiry", ending, title=title)
+        self.facts |= {"ends at": ends_at.isoformat(), "ends by": started.id}
 
     async def _tell_people(self, summary: str) -> None:
         message = Announcement(
