@@ -189,6 +189,7 @@ def counted(rows: list[Row], names: tuple[str, str, str, str], group: str, prefi
     return Requests(
         summary=f"{total} requests ({shares}) of {len(clients)} clients",
         total=total,
+        average_ms=_weighted(rows, "average", "n"),
         statuses=dict(statuses),
         routes=tuple(by_route[:_ROUTES]),
         clients=tuple(by_client[:_CLIENTS]),

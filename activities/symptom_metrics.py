@@ -1,12 +1,13 @@
 """CloudWatch metrics for a diagnosis: where the time goes, and errors minute by minute.
 
 An average over a window is the sum of its minutes' sums by the sum of their samples; averages of averages are none.
+CloudWatch's points are minutes, so only minutes that lie wholly in the window count; in a shorter one nothing is known.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from temporalio import activity
@@ -42,6 +43,10 @@ class SymptomMetrics:
         The function's duration is that of calls through the alias, as the gateway makes them; of all calls where the
         alias has no figures.
         """
+        inner = whole_minutes(window)
+        if inner is None:
+            return LatencyParts(summary="no whole minute in the window: metrics tell nothing")
+        window = inner
         period = fine_period(window, datetime.now(UTC))
         found = self._read(
             window,
@@ -84,6 +89,10 @@ class SymptomMetrics:
     @classified("read the error metrics minute by minute")
     def error_minutes(self, window: Window) -> ErrorMinutes:
         """5xx answers of requests, or failed invocations where the gateway has no figures or fewer of them."""
+        inner = whole_minutes(window)
+        if inner is None:
+            return ErrorMinutes(summary="no whole minute in the window: metrics tell nothing")
+        window = inner
         period = fine_period(window, datetime.now(UTC))
         found = self._read(
             window,
@@ -158,6 +167,14 @@ class SymptomMetrics:
                 series = found[names[int(result["Id"][1:])]]
                 series.update(zip(result["Timestamps"], result["Values"], strict=True))
         return found
+
+
+def whole_minutes(window: Window) -> Window | None:
+    """The whole minutes of the window; None when there is none."""
+    start = window.start.replace(second=0, microsecond=0)
+    start = start if start == window.start else start + timedelta(minutes=1)
+    end = window.end.replace(second=0, microsecond=0)
+    return window.model_copy(update={"start": start, "end": end}) if start < end else None
 
 
 def _averaged(name: str, source: str, metric: str) -> dict[str, _Wanted]:

@@ -77,6 +77,7 @@ class Requests(Finding):
     """Answers by status, by route and by client, from a log. Absent figures could not be read."""
 
     total: int | None = Field(None, description="Absent when there is no such log, or no line with a status in it")
+    average_ms: float | None = Field(None, description="Of all answers, where the log has their time")
     statuses: dict[str, int] = Field(default_factory=dict)
     routes: tuple[RouteCount, ...] = Field((), description="The most frequent first; the rest is left out")
     clients: tuple[ClientCount, ...] = Field((), description="The busiest first; the rest is left out")

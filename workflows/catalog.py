@@ -6,11 +6,15 @@ from typing import Any
 
 from workflows.batched_update import BatchedUpdate
 from workflows.canary_rollback import CanaryRollback
+from workflows.client_rate_limit import ClientRateLimit
 from workflows.database_backup import DatabaseBackup
 from workflows.database_migration import DatabaseMigration
 from workflows.database_restore import DatabaseRestore
 from workflows.diagnosis import Diagnosis
+from workflows.high_error_rate import HighErrorRate
+from workflows.high_memory_usage import HighMemoryUsage
 from workflows.incident import Incident
+from workflows.performance_degradation import PerformanceDegradation
 from workflows.quick_rollback import QuickRollback
 from workflows.rehearsal import Rehearsal
 from workflows.restore_drill import RestoreDrill
@@ -27,6 +31,10 @@ RUNBOOKS: tuple[type[Runbook[Any]], ...] = (
     DatabaseBackup,
     DatabaseRestore,
     RestoreDrill,
+    PerformanceDegradation,
+    HighMemoryUsage,
+    HighErrorRate,
+    ClientRateLimit,
     Rehearsal,
     ServiceRestart,
     ServiceRestartWatchdog,

@@ -11,7 +11,7 @@ from activities.metrics import Window
 from activities.symptom_logs import SymptomLogs
 from activities.symptom_models import Points, Reports
 from workflows.model import RunbookResult
-from workflows.performance_degradation import AFTER, CHECKLIST, GATES, tick_common
+from workflows.performance_degradation import AFTER, CHECKLIST, GATES, tick_capacity, tick_common
 from workflows.runbook import RunbookSpec
 from workflows.symptom import Symptom, verdict_of
 from workflows.symptom_looking import DIAGNOSTICS
@@ -52,7 +52,11 @@ class HighMemoryUsage(Symptom[HighMemoryUsageInput]):
         return await self.conduct(payload)
 
     def rules(self) -> Rules:
-        return Rules(memory_share=self.inp.above_share, slow_ms=self.inp.slow_query.total_seconds() * 1000)
+        return Rules(
+            memory_share=self.inp.above_share,
+            memory_first=True,
+            slow_ms=self.inp.slow_query.total_seconds() * 1000,
+        )
 
     def headline(self, seen: Readings) -> Headline:
         return self._used(seen.reports)
@@ -84,6 +88,8 @@ class HighMemoryUsage(Symptom[HighMemoryUsageInput]):
 
     def measured_after(self, mended: bool, note: str, after: Readings | None) -> None:
         self.check("recovery", mended, note)
+        if after is not None:
+            tick_capacity(self, after)
 
     def points(self, seen: Readings) -> tuple[str, str, Points]:
         reports = seen.reports

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 from temporalio import workflow
 
 from activities.metrics import Window
+from activities.symptom_logs import SymptomLogs
 from activities.symptom_metrics import SymptomMetrics
-from activities.symptom_models import LatencyParts, Points
+from activities.symptom_models import LatencyParts, Points, Requests, RequestsAsked
 from workflows.model import Kind, RunbookResult, StepSpec
 from workflows.runbook import RunbookSpec
 from workflows.symptom import Symptom, verdict_of
 from workflows.symptom_looking import DIAGNOSTICS
 from workflows.symptom_model import PerformanceDegradationInput
-from workflows.symptom_readings import Headline, Readings, take_apart
-from workflows.symptom_remedies import Offer, Remedy, Rules, memory_share
+from workflows.symptom_readings import Headline, Readings, average_ms, take_apart
+from workflows.symptom_remedies import Offer, Remedy, Rules, judged, memory_share
 
 CHECKLIST = (
     ("slow-or-infrastructure", "Identified if slow queries or infrastructure issue"),
@@ -76,17 +78,22 @@ class PerformanceDegradation(Symptom[PerformanceDegradationInput]):
         )
 
     def headline(self, seen: Readings) -> Headline:
-        return self._average(seen.latency)
+        return self._average(seen.latency, seen.gateway, seen.requests)
 
     async def measure(self, step_id: str, window: Window, title: str | None = None) -> Headline:
-        return self._average(await self.observe(step_id, SymptomMetrics.latency_parts, window, title=title))
+        latency, gateway, requests = await asyncio.gather(
+            self.observe(step_id, SymptomMetrics.latency_parts, window, title=title),
+            self.observe(f"{step_id}-gateway", SymptomLogs.requests, RequestsAsked(window=window, source="gateway")),
+            self.observe(f"{step_id}-requests", SymptomLogs.requests, RequestsAsked(window=window)),
+        )
+        return self._average(latency, gateway, requests)
 
-    def _average(self, found: LatencyParts | None) -> Headline:
+    def _average(self, latency: LatencyParts | None, gateway: Requests | None, requests: Requests | None) -> Headline:
         limit = self.inp.slower_than.total_seconds() * 1000
-        value = None if found is None else found.latency_ms if found.latency_ms is not None else found.duration_ms
+        value, source = average_ms(latency, gateway, requests)
         if value is None:
             return Headline(None, limit, "average response time not measured")
-        return Headline(value, limit, f"average response time {value:.0f} ms (limit {limit:.0f} ms)")
+        return Headline(value, limit, f"average response time {value:.0f} ms by {source} (limit {limit:.0f} ms)")
 
     def diagnosed(self, seen: Readings, offers: Sequence[Offer]) -> str:
         apart = take_apart(seen)
@@ -107,6 +114,8 @@ class PerformanceDegradation(Symptom[PerformanceDegradationInput]):
 
     def measured_after(self, mended: bool, note: str, after: Readings | None) -> None:
         self.check("recovery", mended, note)
+        if after is not None:
+            tick_capacity(self, after)
 
     def points(self, seen: Readings) -> tuple[str, str, Points]:
         return "average response time", "ms", seen.latency.points if seen.latency else ()
@@ -117,8 +126,13 @@ def tick_common(run: Symptom[Any], seen: Readings, offers: Sequence[Offer]) -> N
     slow = seen.slow
     run.check("indexes", slow is not None and slow.count is not None, verdict_of(offers, Remedy.ADD_INDEX))
     run.check("deployments", seen.suspect is not None, verdict_of(offers, Remedy.ROLL_BACK))
-    cold = next((one for one in offers if one.remedy is Remedy.PROVISIONED_CONCURRENCY), None)
-    run.check("cold-starts", cold is not None and cold.fits is False, cold.why if cold else "not looked at")
+    tick_capacity(run, seen)
+
+
+def tick_capacity(run: Symptom[Any], seen: Readings) -> None:
+    """What a remedy may have put in order: looked at before it and after it."""
+    (cold,) = judged((Remedy.PROVISIONED_CONCURRENCY,), seen, run.rules())
+    run.check("cold-starts", cold.fits is False, cold.why)
     share, reports = memory_share(seen), seen.reports
     enough = share is not None and share <= run.rules().memory_share
     run.check("memory", enough, reports.summary if reports else "no REPORT line could be read")

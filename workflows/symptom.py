@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import ClassVar, TypeVar
 
 from temporalio import workflow
@@ -140,7 +140,8 @@ class Symptom(Looking[I]):
                 self.say(f"{'REFUSED' if asked else 'cannot help'}: {offer.remedy}, {offer.why}", level=level)
                 self.facts[f"refused {offer.remedy}"] = offer.why
             else:
-                self.say(f"{'may help' if offer.fits else 'not known'}: {offer.remedy}, {offer.why}")
+                level = "warning" if offer.fits is None and offer.remedy is wanted else "info"
+                self.say(f"{'may help' if offer.fits else 'not known'}: {offer.remedy}, {offer.why}", level=level)
                 self.facts.pop(f"refused {offer.remedy}", None)
         return offers
 
@@ -244,11 +245,12 @@ class Symptom(Looking[I]):
         """The same measurement, slice by slice, until it was well for a whole window."""
         recovery = Recovery(workflow.now(), self.inp.stable_for, self.inp.patience)
         verdict: Verdict = "watching"
-        start = recovery.began
+        by_minutes = self.inp.look_every >= _MINUTE  # as the points of metrics are
+        start = _minute(recovery.began + _MINUTE) if by_minutes else recovery.began
 
         async def look() -> bool:
             nonlocal start, verdict
-            end = self._until()
+            end = _minute(self._until()) if by_minutes else self._until()
             if end - start < _SLICE:
                 return False
             slice_ = Window(stage=self.stage, start=start, end=end)
@@ -280,6 +282,7 @@ class Symptom(Looking[I]):
 
 
 _SLICE = timedelta(seconds=1)
+_MINUTE = timedelta(minutes=1)
 
 _SAID: dict[Verdict, str] = {
     "mended": "it helped",
@@ -287,6 +290,10 @@ _SAID: dict[Verdict, str] = {
     "not_mended": "it did not help",
     "not_known": "nothing could be measured",
 }
+
+
+def _minute(moment: datetime) -> datetime:
+    return moment.replace(second=0, microsecond=0)
 
 
 def _cut(text: str) -> str:

@@ -119,12 +119,30 @@ class Apart:
         return "; ".join((f"{self.total_ms:.0f} ms on average: {shown or 'parts not known'}", *self.problems))
 
 
+def average_ms(
+    latency: LatencyParts | None, gateway: Requests | None, requests: Requests | None
+) -> tuple[float | None, str]:
+    """How long an average answer took, and whose word it is: the gateway's metrics or its log, else the function's.
+
+    The logs stand in where the window has no whole minute, and so no metrics.
+    """
+    for value, source in (
+        (latency.latency_ms if latency else None, "the gateway's metrics"),
+        (gateway.average_ms if gateway else None, "the gateway's log"),
+        (latency.duration_ms if latency else None, "the function's metrics"),
+        (requests.average_ms if requests else None, "the function's log"),
+    ):
+        if value is not None:
+            return value, source
+    return None, "nothing"
+
+
 def take_apart(seen: Readings) -> Apart:
     """Where the time of an average answer goes."""
-    latency = seen.latency
-    if latency is None:
+    latency = seen.latency or LatencyParts(summary="")
+    total, _ = average_ms(seen.latency, seen.gateway, seen.requests)
+    if total is None:
         return Apart()
-    total = latency.latency_ms if latency.latency_ms is not None else latency.duration_ms
     problems: list[str] = []
     gateway = _between(latency.latency_ms, latency.integration_ms)
     if gateway is not None and gateway < 0:
@@ -134,7 +152,7 @@ def take_apart(seen: Readings) -> Apart:
         )
         gateway = None
     outside = _between(latency.integration_ms, latency.duration_ms)
-    duration = latency.duration_ms
+    duration = measured = _duration(seen)
     if outside is not None and outside < 0:
         problems.append(
             f"data problem: the function's duration ({duration:.0f} ms) is longer than the gateway waited for it "
@@ -146,10 +164,10 @@ def take_apart(seen: Readings) -> Apart:
         init = min(init, outside)
     network = None if outside is None else outside - (init or 0.0)
     database = _database(seen)
-    if database is not None and latency.duration_ms is not None and not _fits(database, latency.duration_ms):
+    if database is not None and measured is not None and not _fits(database, measured):
         problems.append(
             f"data problem: {database:.0f} ms of slow queries a request are more than the function took "
-            f"({latency.duration_ms:.0f} ms); others than this API query the database"
+            f"({measured:.0f} ms); others than this API query the database"
         )
         database = None
     code = None if duration is None else max(duration - (database or 0.0), 0.0)
@@ -167,6 +185,13 @@ def _fits(inner: float, outer: float) -> bool:
     return inner <= outer + max(SLACK_MS, SLACK_SHARE * outer)
 
 
+def _duration(seen: Readings) -> float | None:
+    """The function's own time: by its metrics, or by the REPORT lines where there are none."""
+    if seen.latency is not None and seen.latency.duration_ms is not None:
+        return seen.latency.duration_ms
+    return seen.reports.average_ms if seen.reports else None
+
+
 def _init(seen: Readings) -> float | None:
     """Milliseconds of an average invocation that went into starting environments."""
     reports = seen.reports
@@ -177,11 +202,15 @@ def _init(seen: Readings) -> float | None:
 
 def _database(seen: Readings) -> float | None:
     """Milliseconds of slow queries an average request: at least so much of its time is the database's."""
-    slow, latency = seen.slow, seen.latency
-    if slow is None or slow.total_ms is None or not slow.seconds or latency is None:
-        return None
-    requests = latency.requests if latency.requests is not None else latency.invocations
-    if not requests:
+    slow = seen.slow
+    counts = (
+        seen.latency.requests if seen.latency else None,
+        seen.gateway.total if seen.gateway else None,
+        seen.latency.invocations if seen.latency else None,
+        seen.requests.total if seen.requests else None,
+    )
+    requests = next((count for count in counts if count), None)
+    if slow is None or slow.total_ms is None or not slow.seconds or not requests:
         return None
     per_second = requests / seen.window.total_seconds()
     return slow.total_ms / (per_second * slow.seconds)

@@ -63,6 +63,8 @@ class Rules:
     """The document's thresholds."""
 
     memory_share: float = 400 / 512
+    memory_first: bool = False
+    """Whether memory itself is the trouble, and not only what may lie behind it."""
     cold_share: float = 0.05
     """More of the invocations than this starting cold is 'many'."""
     cold_cost: float = 0.1
@@ -249,7 +251,8 @@ def _more_memory(of: Case) -> Offer:
     died = _errors_like(of, "runtimeexited", "out of memory")
     if share > of.rules.memory_share:
         grows = f", growing in {reports.growing} environments: it gains time, no more" if reports.growing else ""
-        return _yes(Remedy.MORE_MEMORY, f"{used} used ({share:.0%}){grows}", 0.5 if reports.growing else 0.9)
+        strength = 0.9 if of.rules.memory_first else 0.5 * (_slow_code(of) or 0.5)
+        return _yes(Remedy.MORE_MEMORY, f"{used} used ({share:.0%}){grows}", strength / (2 if reports.growing else 1))
     if died:
         return _yes(Remedy.MORE_MEMORY, f"{died} environments died; {used} used", 0.5)
     code = _slow_code(of)

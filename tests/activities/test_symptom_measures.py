@@ -118,6 +118,7 @@ def test_the_whole_way_in_the_embedded_aws(stage: Stage, aws: Aws, site: Site) -
     for source in ("function", "gateway"):
         found = environment().run(logs.requests, RequestsAsked(window=window, source=source))
         assert found.total == 8, found
+        assert found.average_ms is not None
         assert {(one.status, one.route) for one in found.routes} == {(200, "GET /health"), (404, "GET /nothing/{id}")}
     assert "the-key" not in found.model_dump_json()
     reports = environment().run(logs.reports, window)
@@ -125,6 +126,9 @@ def test_the_whole_way_in_the_embedded_aws(stage: Stage, aws: Aws, site: Site) -
     assert reports.cold_starts is not None
     assert 1 <= reports.cold_starts <= 2
     assert reports.memory_size_mb == 512
+    assert environment().run(metrics.latency_parts, window).latency_ms is None, "no whole minute, no metrics"
+    minutes = {"start": began.replace(second=0), "end": began.replace(second=0) + timedelta(minutes=3)}
+    window = window.model_copy(update=minutes)
     parts = environment().run(metrics.latency_parts, window)
     assert parts.requests == 8
     assert parts.latency_ms is not None

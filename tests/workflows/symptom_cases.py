@@ -134,7 +134,9 @@ def but(**changed: Any) -> Readings:
 
 COLD = reports(cold_starts=400, init_average_ms=4000.0)
 HEAVY = reports(memory_used_mb=480.0)
-HAMMERED = requests({200: 500, 429: 1500}, {"bot": 1800, "k1": 100, "k2": 100}, s200_sessions=500, s429_sessions=1500)
+HAMMERED = requests(
+    {200: 500, 429: 1500}, {"ab12cd34": 1800, "k1": 100, "k2": 100}, s200_sessions=500, s429_sessions=1500
+)
 GONE = requests({200: 900, 404: 100}, None, s200_sessions=900, **{"s404_sessions/{id}": 100})
 BEFORE_GONE = requests({200: 1000}, None, s200_sessions=900, **{"s200_sessions/{id}": 100})
 WRONG_CALL = requests({200: 900, 404: 100}, None, s200_sessions=900, s404_session=100)
