@@ -89,8 +89,8 @@ class SymptomLogs:
         if group is None:
             return Requests(summary=f"stage {stage.name} names no log group of its gateway")
         query = (
-            f"filter ispresent({names[0]}) | stats count(*) as n, avg({took}) as average, max({took}) as longest "
-            f"by {', '.join(names)} | sort n desc"
+            f"filter ispresent({names[0]}) | stats count(*) as n, avg({took}) as average, max({took}) as longest, "
+            f"min(@timestamp) as first, max(@timestamp) as last by {', '.join(names)} | sort n desc"
         )
         rows = self._insights.ask(group, query, window.start, window.end)
         if rows is None:
@@ -214,6 +214,8 @@ def _route_count(key: tuple[int, str], rows: list[Row]) -> RouteCount:
         requests=n,
         average_ms=round(sum(count * value for count, value in timed) / weight, 1) if weight else None,
         longest_ms=max(longest, default=None),
+        first_at=_moment(min((value for row in rows if (value := figure(row, "first")) is not None), default=None)),
+        last_at=_moment(max((value for row in rows if (value := figure(row, "last")) is not None), default=None)),
     )
 
 
@@ -254,6 +256,10 @@ def reported(minutes: list[Row], growth: list[Row], timeouts: int, unit: int) ->
         timeouts=timeouts,
         points=_points(minutes, unit),
     )
+
+
+def _moment(milliseconds: float | None) -> datetime | None:
+    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def _weighted(rows: list[Row], name: str, by: str, unit: int = 1) -> float | None:

@@ -56,6 +56,8 @@ class RouteCount(Facts):
     requests: int
     average_ms: float | None = None
     longest_ms: float | None = None
+    first_at: AwareDatetime | None = Field(None, description="When the first of them was answered")
+    last_at: AwareDatetime | None = None
 
 
 class ClientCount(Facts):

@@ -27,6 +27,9 @@ INCREASED = 2.0
 
 MINUTE = timedelta(minutes=1)
 
+ROLLS_OUT = MINUTE
+"""So long the old and the new version answer side by side."""
+
 Primary = Literal["5xx", "4xx", "none", "unknown"]
 
 
@@ -103,8 +106,23 @@ def _routes(requests: Requests | None, *statuses: int) -> tuple[RouteCount, ...]
     return tuple(one for one in requests.routes if one.status in statuses) if requests else ()
 
 
-def _answered_well(requests: Requests | None) -> set[str]:
-    return {one.route for one in requests.routes if one.status < 400} if requests else set()
+def _last_well(requests: Requests | None) -> dict[str, datetime | None]:
+    """Routes that answered well, with when they last did."""
+    return {one.route: one.last_at for one in requests.routes if one.status < 400} if requests else {}
+
+
+def _over(bad: RouteCount, well: dict[str, datetime | None]) -> bool:
+    """Whether the route has not answered well since it began to answer so.
+
+    Good and bad answers in turns are something else: ids that do not exist, bodies that are wrong. While a deployment
+    rolls out both come for a moment.
+    """
+    if bad.route not in well:
+        return True
+    last = well[bad.route]
+    if last is None or bad.first_at is None or bad.last_at is None or bad.last_at <= last:
+        return False
+    return last - bad.first_at <= min(ROLLS_OUT, (bad.last_at - bad.first_at) / 2)
 
 
 def missing_routes(
@@ -112,23 +130,23 @@ def missing_routes(
 ) -> tuple[tuple[RouteCount, ...], tuple[RouteCount, ...]]:
     """404s on routes that answered well before, and on routes that never did.
 
-    A route that still answers well beside its 404s is looked up with ids that do not exist: neither of the two. What
-    answered before has to be known, or nobody can tell.
+    What answered before has to be known, or nobody can tell.
     """
-    if earlier is None or not earlier.total:
+    well_now, well_before = _last_well(now), _last_well(earlier)
+    if not well_before and not well_now:
         return (), ()
-    well_now, well_before = _answered_well(now), _answered_well(earlier)
-    missed = [one for one in _routes(now, 404) if one.route not in well_now]
-    return (
-        tuple(one for one in missed if one.route in well_before),
-        tuple(one for one in missed if one.route not in well_before),
-    )
+    missed = [one for one in _routes(now, 404) if _over(one, well_now)]
+    gone = tuple(one for one in missed if one.route in well_before or one.route in well_now)
+    if not well_before:
+        return gone, ()
+    return gone, tuple(one for one in missed if one not in gone)
 
 
 def newly_refusing(now: Requests | None, earlier: Requests | None) -> tuple[RouteCount, ...]:
     """Routes that answer 400 or 422 to every request, and answered well before: validation that was changed."""
-    well_now, well_before = _answered_well(now), _answered_well(earlier)
-    return tuple(one for one in _routes(now, 400, 422) if one.route in well_before and one.route not in well_now)
+    well_now, well_before = _last_well(now), _last_well(earlier)
+    known = well_now.keys() | well_before.keys()
+    return tuple(one for one in _routes(now, 400, 422) if one.route in known and _over(one, well_now))
 
 
 def slowest(seen: Readings) -> tuple[RouteCount, ...]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from activities.symptom_models import (
     ErrorMinutes,
     Minute,
+    RouteCount,
 )
 from tests.workflows.symptom_cases import (
     BEFORE_GONE,
@@ -158,6 +159,30 @@ def test_a_route_is_gone_or_never_was_or_its_ids_are_wrong() -> None:
     assert (gone, [one.route for one in unknown]) == ((), ["GET /session"])
     both = requests({200: 90, 404: 10}, None, s200_sessions=90, s404_sessions=10)
     assert missing_routes(both, BEFORE_GONE) == ((), ()), "ids that do not exist are neither"
+
+
+@pytest.mark.parametrize(
+    ("good_until", "bad_from", "bad_until", "gone"),
+    [
+        (20, 20.1, 30, True),
+        (20.5, 20, 30, True),  # the old version still answered for half a minute
+        (29.9, 1, 30, False),  # in turns: ids that do not exist
+        (30, 20, 29, False),
+        (20.9, 20, 21, False),  # too short to tell from turns
+    ],
+)
+def test_a_route_that_went_away_within_the_window_is_gone_too(
+    good_until: float, bad_from: float, bad_until: float, gone: bool
+) -> None:
+    def at(minutes: float) -> datetime:
+        return NOW + timedelta(minutes=minutes)
+
+    routes = (
+        RouteCount(status=200, route="GET /a", requests=90, first_at=at(0), last_at=at(good_until)),
+        RouteCount(status=404, route="GET /a", requests=10, first_at=at(bad_from), last_at=at(bad_until)),
+    )
+    now = requests({200: 90, 404: 10}).model_copy(update={"routes": routes})
+    assert bool(missing_routes(now, BEFORE_GONE)[0]) is gone
 
 
 @pytest.mark.parametrize(
