@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from workflows.backup_check import BackupCheck
 from workflows.batched_update import BatchedUpdate
 from workflows.canary_rollback import CanaryRollback
 from workflows.client_rate_limit import ClientRateLimit
 from workflows.database_backup import DatabaseBackup
 from workflows.database_migration import DatabaseMigration
 from workflows.database_restore import DatabaseRestore
+from workflows.deploy import Deploy
 from workflows.diagnosis import Diagnosis
 from workflows.high_error_rate import HighErrorRate
 from workflows.high_memory_usage import HighMemoryUsage
@@ -26,11 +28,13 @@ from workflows.stage_lock import StageLock
 RUNBOOKS: tuple[type[Runbook[Any]], ...] = (
     QuickRollback,
     CanaryRollback,
+    Deploy,
     DatabaseMigration,
     BatchedUpdate,
     DatabaseBackup,
     DatabaseRestore,
     RestoreDrill,
+    BackupCheck,
     PerformanceDegradation,
     HighMemoryUsage,
     HighErrorRate,

@@ -12,12 +12,11 @@ from activities.deployment_models import CheckTarget, DeployInput, FindTarget, F
 from activities.deployments import Deployments
 from activities.releases import LedgerEntry, ReleaseFacts, same_release
 from workflows import policy
-from workflows.database_migration_model import DatabaseMigrationInput
-from workflows.model import Scalar
+from workflows.model import RunbookInput, Scalar
 from workflows.runbook import Runbook, Undo
 from workflows.steps import describe
 
-I = TypeVar("I", bound=DatabaseMigrationInput)  # noqa: E741
+I = TypeVar("I", bound=RunbookInput)  # noqa: E741
 
 
 class CodeSteps(Runbook[I]):
