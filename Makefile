@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo up test lint format histories fingerprints permissions bench lock clean
+.PHONY: help demo up test lint format histories bench lock clean
 
 help:
 	@echo "make demo    watch a real rollback of a broken deployment, start to end (about two minutes)"
@@ -42,25 +42,14 @@ format: $(READY)
 # Replaces the kept histories by new ones: only for workflows that nobody runs in that form any more.
 histories: $(READY)
 	@RECORD_HISTORIES=1 $(BIN)/python -m pytest -q tests/runbooks
-	@$(BIN)/python -m tests.fingerprints anew
-
-# Writes down which commands the workflows give, where a change of them is safe. ANEW=anew: nobody runs the old form.
-fingerprints: $(READY)
-	@$(BIN)/python -m tests.fingerprints $(ANEW)
-
-# Adds the calls that the tests of real procedures make to the policies under deploy/.
-permissions: $(READY)
-	@RECORD_CALLS=1 $(BIN)/python -m pytest -q tests/runbooks
 
 bench: $(READY)
 	@$(BIN)/python -m bench
 
-# Pins every package with its hashes, for all Pythons and platforms; names no index. The image gets a part of them.
-COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-annotate --no-header --quiet
+# Pins every package with its hashes, for all Pythons and platforms; names no index.
 lock:
-	$(COMPILE) --all-extras -o requirements.lock
-	$(COMPILE) --extra otel --constraint requirements.lock -o requirements-worker.lock
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-annotate --no-header --quiet -o requirements.lock
 
 clean:
 	rm -rf $(VENV) .sandbox build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,14 +13,12 @@ import boto3
 import httpx
 from botocore.config import Config
 
-from activities import calls
 from activities.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_apigateway import APIGatewayClient
     from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_cloudwatch import CloudWatchClient
-    from mypy_boto3_iam import IAMClient
     from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_logs import CloudWatchLogsClient
     from mypy_boto3_s3 import S3Client
@@ -39,8 +37,6 @@ class Aws:
         self.region = settings.aws.region
         self.endpoint_url = settings.aws.endpoint_url
         self._session = boto3.Session(region_name=self.region)
-        if listening := calls.recorder():
-            listening.watch_aws(self._session)
 
     @cached_property
     def cloudformation(self) -> CloudFormationClient:
@@ -79,16 +75,10 @@ class Aws:
         return self._session.client("ses", endpoint_url=self.endpoint_url, config=_CONFIG)
 
     @cached_property
-    def iam(self) -> IAMClient:
-        return self._session.client("iam", endpoint_url=self.endpoint_url, config=_CONFIG)
-
-    @cached_property
     def sts(self) -> STSClient:
         return self._session.client("sts", endpoint_url=self.endpoint_url, config=_CONFIG)
 
 
 def http_client() -> httpx.Client:
     """The HTTP client that the activities share. It never follows a redirect: a health check must see it."""
-    listening = calls.recorder()
-    hooks = {"request": [listening.http]} if listening else None
-    return httpx.Client(timeout=httpx.Timeout(10.0, connect=3.0), follow_redirects=False, event_hooks=hooks)
+    return httpx.Client(timeout=httpx.Timeout(10.0, connect=3.0), follow_redirects=False)

@@ -58,30 +58,6 @@ class GatewayFacts(Facts):
 class DatabaseFacts(Facts):
     uri: SecretRef = Field(description="Reference to the connection string")
     name: str = Field(description="Database within the cluster")
-    operator_uri: SecretRef | None = Field(
-        None, description="Connection string of a user who may profile the database; the API's own when absent"
-    )
-
-
-FieldPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_@][\w.@]*$", max_length=100)]
-"""A field of a JSON log line as Logs Insights names it, such as ``error.type``."""
-
-
-class LogFields(Facts):
-    """What the API calls the fields of its log lines, and the gateway those of its access log."""
-
-    status: FieldPath = "statusCode"
-    method: FieldPath = "method"
-    route: FieldPath = Field("route", description="Route or path")
-    client: FieldPath = Field("apiKeyId", description="Id or fingerprint of the client's key, never the key")
-    duration: FieldPath = "durationMs"
-    error: FieldPath = Field("error", description="Text of an error")
-    error_type: FieldPath = "errorType"
-    gateway_status: FieldPath = "status"
-    gateway_method: FieldPath = "method"
-    gateway_path: FieldPath = "path"
-    gateway_client: FieldPath = "ip"
-    gateway_latency: FieldPath = "latency"
 
 
 class DeployPolicy(Facts):
@@ -185,12 +161,6 @@ class Stage(Facts):
     url: str = Field(description="Base URL of the API, without a trailing slash")
     api_key: SecretRef = Field(description="Reference to a key that may call the API")
     log_group: str = Field(description="Log group of the function")
-    log_fields: LogFields = LogFields()
-    limits_parameter: str | None = Field(
-        None,
-        pattern=r"^/[\w./-]+$",
-        description="SSM parameter in which the API reads limits by client: JSON, key id to per_minute and until",
-    )
     gateway: GatewayFacts
     database: DatabaseFacts
     deploy: DeployPolicy = DeployPolicy()
@@ -208,9 +178,6 @@ class Stage(Facts):
     channels: Channels = Channels()
     incidents: IncidentPolicy | None = Field(
         None, description="Severities, clocks and who is called; the document's table when absent"
-    )
-    load_hosts: tuple[str, ...] = Field(
-        (), description="Hosts that a load test of this stage may be pointed at, besides this machine"
     )
     ui_url: str | None = Field(None, description="Base URL of the Temporal UI; filled in from the settings")
     migrations_queue: str | None = Field(

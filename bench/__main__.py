@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from bench import canary, migration, overhead, workers
+from bench import canary, migration, overhead
 
-BENCHMARKS = (overhead, canary, migration, workers)
+BENCHMARKS = (overhead, canary, migration)
 
 
 def main(names: list[str]) -> None:

@@ -24,7 +24,7 @@ from sandbox import guard, mongodb
 from sandbox.api import data
 from sandbox.api.checkout import write_checkout
 from sandbox.api.releases import Release, build
-from sandbox.api.stack import ALIAS, APP, api_name, invoke_url, limits_parameter, secret_parameter, service_name
+from sandbox.api.stack import ALIAS, APP, api_name, invoke_url, secret_parameter, service_name
 from sandbox.connections import ACCESS_KEY, SENDER, environment
 from sandbox.parts import ACCOUNT, REGION, Site
 from sandbox.state import STAGES
@@ -129,12 +129,7 @@ class Cloud:
                 api_id=outputs["ApiId"],
                 log_group=f"/aws/apigateway/{service}",
             ),
-            database=DatabaseFacts(
-                uri=f"ssm:{secret_parameter(name, 'MongoDBUri')}",
-                name=mongodb.database(name),
-                operator_uri=f"ssm:{operator_uri_parameter(name)}",
-            ),
-            limits_parameter=limits_parameter(name),
+            database=DatabaseFacts(uri=f"ssm:{secret_parameter(name, 'MongoDBUri')}", name=mongodb.database(name)),
             backup=BackupPolicy(uri=f"ssm:{operator_uri_parameter(name)}"),
             deploy=DeployPolicy(engine="sst", app=APP, releases=str(self._site.layout.releases)),
             channels=Channels(stakeholders=_STAKEHOLDERS),

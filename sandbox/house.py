@@ -154,10 +154,8 @@ class House:
             else:
                 self._hub("DELETE", f"/_control/fail/{quote(target)}")
 
-    def traffic(self, stage: str, rate: float, seconds: float, client: int = 0) -> Traffic:
-        """Start traffic at a stage, with one of its three keys; see :class:`sandbox.traffic.Traffic` for its figures.
-
-        ``client`` 0 is the operator, whose key the runbooks use too.
+    def traffic(self, stage: str, rate: float, seconds: float) -> Traffic:
+        """Start traffic at a stage, with the operator's key; see :class:`sandbox.traffic.Traffic` for its figures.
 
         Raises:
             HouseError: no such stage, or a rate or time out of bounds.
@@ -165,7 +163,7 @@ class House:
         site = self._site("aws")
         with _one_line(f"could not start traffic at {stage}"):
             url = Cloud(site).stage(self._stage(stage)).url
-            return Traffic(url, rate, site.vault.stages[stage].api_keys[client], seconds=seconds).start()
+            return Traffic(url, rate, site.vault.stages[stage].api_keys[0], seconds=seconds).start()
 
     def events(self, stage: str) -> Events:
         """The stage's large collection, which migrations are rehearsed on.

@@ -8,44 +8,30 @@ from typing import Any
 from temporalio.client import Client
 
 from activities.api import Api
-from activities.atlas_advisor import AtlasAdvisor
 from activities.backups import Backups
 from activities.batches import Batches
 from activities.canary import Canary
-from activities.client_limits import ClientLimits
 from activities.clients import Aws, http_client
 from activities.connection_string import ConnectionString
 from activities.database import Database
 from activities.deployments import Deployments
-from activities.function_capacity import FunctionCapacity
-from activities.function_settings import FunctionLimits
 from activities.in_flight import Runs
 from activities.incidents import Incidents
 from activities.indexes import Indexes
-from activities.load import Load
 from activities.locks import Locks
 from activities.logs import Logs
 from activities.metrics import Metrics
 from activities.migrations import Migrations
 from activities.notifications import Notifications
-from activities.post_mortem import PostMortems
-from activities.profiler import Profiler
-from activities.pulse import Pulses
 from activities.records import Records
-from activities.rehearsals import Case, Rehearsals
 from activities.reports import Reports
 from activities.schedules import Schedules
 from activities.secret_refs import SecretResolver
 from activities.settings import Settings
-from activities.signs import Signs
 from activities.stacks import Stacks
 from activities.stages import Stages
-from activities.symptom_logs import SymptomLogs
-from activities.symptom_metrics import SymptomMetrics
 from activities.tickets import Tickets
 from activities.traffic import Traffic
-from workflows.catalog import RUNBOOKS
-from workflows.rehearsal import Rehearsal
 
 
 def build_activities(settings: Settings, client: Client) -> list[Callable[..., Any]]:
@@ -54,8 +40,6 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
     http = http_client()
     resolver = SecretResolver(aws.ssm, aws.secretsmanager)
     records = Records(aws.s3, settings)
-    api = Api(http, resolver)
-    signs = Signs(aws.cloudwatch, aws.logs, aws.functions, records)
     hosts: list[object] = [
         Stages(settings),
         Locks(client, settings.task_queue),
@@ -63,41 +47,23 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
         Reports(records),
         Deployments(aws.cloudformation, aws.functions, records),
         Stacks(aws.cloudformation),
-        FunctionCapacity(aws.functions),
         Traffic(aws.functions, aws.apigateway),
         Canary(aws.logs),
         Runs(client),
         Incidents(client, settings.task_queue),
-        api,
+        Api(http, resolver),
         Metrics(aws.cloudwatch),
-        Load(resolver),
         Logs(aws.logs),
-        signs,
-        Pulses(api, signs),
-        PostMortems(records),
         Database(resolver),
         Backups(settings, aws.s3, http, resolver),
         ConnectionString(resolver, aws.ssm, aws.secretsmanager, aws.functions),
         Batches(resolver, Metrics(aws.cloudwatch)),
         Migrations(resolver, records),
         Indexes(resolver),
-        SymptomMetrics(aws.cloudwatch),
-        SymptomLogs(aws.logs),
-        FunctionLimits(aws.functions),
-        ClientLimits(aws.ssm),
-        Profiler(resolver, AtlasAdvisor(http, resolver)),
         Notifications(settings, resolver, http, aws.ses),
-        Rehearsals(settings, resolver, rehearsed()),
         Tickets(settings, resolver, http),
     ]
     return [method for host in hosts for method in activity_methods(host)]
-
-
-def rehearsed() -> list[Case]:
-    """Every runbook but the rehearsal itself, with the input that its own page gives as an example."""
-    return [
-        Case(runbook=runbook.__name__, input=runbook.spec.example) for runbook in RUNBOOKS if runbook is not Rehearsal
-    ]
 
 
 def activity_methods(host: object) -> list[Callable[..., Any]]:

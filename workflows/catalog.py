@@ -9,14 +9,9 @@ from workflows.canary_rollback import CanaryRollback
 from workflows.database_backup import DatabaseBackup
 from workflows.database_migration import DatabaseMigration
 from workflows.database_restore import DatabaseRestore
-from workflows.diagnosis import Diagnosis
-from workflows.incident import Incident
 from workflows.quick_rollback import QuickRollback
-from workflows.rehearsal import Rehearsal
 from workflows.restore_drill import RestoreDrill
 from workflows.runbook import Runbook
-from workflows.service_restart import ServiceRestart
-from workflows.service_restart_watchdog import ServiceRestartWatchdog
 from workflows.stage_lock import StageLock
 
 RUNBOOKS: tuple[type[Runbook[Any]], ...] = (
@@ -27,11 +22,6 @@ RUNBOOKS: tuple[type[Runbook[Any]], ...] = (
     DatabaseBackup,
     DatabaseRestore,
     RestoreDrill,
-    Rehearsal,
-    ServiceRestart,
-    ServiceRestartWatchdog,
-    Incident,
-    Diagnosis,
 )
 """What people start, in the order of the operational document."""
 

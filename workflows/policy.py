@@ -38,14 +38,6 @@ OBSERVE: ActivityOptions = {
     "retry_policy": _STEADY,
 }
 
-PROBE: ActivityOptions = {
-    # One source of the first look at an incident. Who is to be called must not wait for it: twelve seconds, then it is
-    # reported as not read. The second try is for a worker that died with the first one.
-    "start_to_close_timeout": timedelta(seconds=8),
-    "schedule_to_close_timeout": timedelta(seconds=12),
-    "retry_policy": RetryPolicy(initial_interval=timedelta(seconds=0.5), maximum_attempts=2),
-}
-
 WATCH: ActivityOptions = {
     # A look that polls until something holds. Its patience is in its input; the heartbeat finds a dead worker.
     "start_to_close_timeout": timedelta(hours=2),
@@ -121,26 +113,6 @@ ANNOUNCE: ActivityOptions = {
     ),
 }
 
-PAGE: ActivityOptions = {
-    # One call, through every pager of the level in turn. Two minutes, then the next level is called without waiting.
-    "start_to_close_timeout": timedelta(seconds=45),
-    "schedule_to_close_timeout": timedelta(minutes=2),
-    "retry_policy": RetryPolicy(
-        initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(seconds=15)
-    ),
-}
-
-PAGE_PAUSE = timedelta(seconds=30)
-"""When no pager took a call, so much later the next level is called."""
-
-VERIFY: ActivityOptions = {
-    # Health in a row for at most a minute; the heartbeat finds a dead worker.
-    "start_to_close_timeout": timedelta(minutes=2),
-    "schedule_to_close_timeout": timedelta(minutes=10),
-    "heartbeat_timeout": timedelta(seconds=30),
-    "retry_policy": _STEADY,
-}
-
 RECORD: ActivityOptions = {
     # The record outlives the run, so it is worth an hour of trying; the run's result stands without it.
     "start_to_close_timeout": timedelta(minutes=1),
@@ -165,6 +137,3 @@ SHORTENED_TIMELINE = 400
 
 BUILD_LOOKS = (timedelta(seconds=10), timedelta(minutes=10))
 """How soon the progress of an index build is looked at, twice as long each time, and how seldom at the most."""
-
-WATCHDOG = timedelta(seconds=15)
-"""How soon traffic comes back after a restart was terminated."""

@@ -27,7 +27,7 @@ from urllib.parse import unquote
 import boto3
 from bson import ObjectId
 from bson.errors import InvalidId
-from pymongo import DESCENDING, MongoClient, ReturnDocument
+from pymongo import DESCENDING, MongoClient
 from pymongo.collection import Collection
 from pymongo.errors import OperationFailure, PyMongoError
 
@@ -60,9 +60,6 @@ def _secret(variable: str) -> str:
 API_KEYS = tuple(key.strip().encode() for key in _secret("API_KEYS_PARAM").split(",") if key.strip())
 CLIENT: MongoClient[Document] = MongoClient(_secret("MONGODB_URI_PARAM"), tz_aware=True)
 SESSIONS: Collection[Document] = CLIENT.get_default_database()["sessions"]
-
-LIMITS_PARAMETER = f"/sst/state-api/{os.environ['SST_STAGE']}/ClientLimits"
-"""Limits by key id, as JSON: ``{"1a2b3c4d": {"per_minute": 60, "until": "2026-01-20T12:00:00Z"}}``; may be absent."""
 
 _held = [b"\x01" * (FAULTS["memory_held_mb"] * _MEGABYTE)]  # written to, so that it really is resident
 _init_ms: float | None = (time.perf_counter() - _init_began) * 1000
@@ -230,52 +227,6 @@ def _authorize(request: Request) -> None:
         raise HttpError(401, "X-Api-Key is missing or not known")
 
 
-# --- limits ---------------------------------------------------------------------------------------------------------
-
-_LIMITS_KEPT_S = 2.0
-_SLICE_S = 10
-"""Requests are counted in slices of so many seconds, in the database: environments share one count."""
-
-_limits: tuple[float, Document] = (-1e9, {})
-
-
-def _client_limits() -> Document:
-    """The limits that hold now, read again every few seconds."""
-    global _limits
-    if time.monotonic() - _limits[0] > _LIMITS_KEPT_S:
-        try:
-            found = json.loads(_parameters.get_parameter(Name=LIMITS_PARAMETER)["Parameter"]["Value"])
-        except _parameters.exceptions.ParameterNotFound:
-            found = {}
-        _limits = (time.monotonic(), found)
-    now = datetime.now(UTC).isoformat()
-    return {key: one for key, one in _limits[1].items() if not one.get("until") or one["until"] > now}
-
-
-def _limit(request: Request) -> None:
-    """429 for a client above its own limit, and for everybody above the limit that all share."""
-    own = _client_limits().get(request.key_id or "")
-    if own is not None and _counted(f"key {request.key_id}") > own["per_minute"] * _SLICE_S / 60:
-        raise HttpError(429, "too many requests of this key")
-    if FAULTS["shared_limit"] and _counted("all") > FAULTS["shared_limit"] * _SLICE_S / 60:
-        raise HttpError(429, "too many requests")
-
-
-def _counted(what: str) -> int:
-    """How many there were in this slice, this one included."""
-    number = int(time.time()) // _SLICE_S
-    slices = CLIENT.get_default_database()["rate_limits"]
-    found: Document = slices.find_one_and_update(  # type: ignore[assignment]  # an upsert always finds one
-        {"_id": f"{what} {number}"},
-        {"$inc": {"n": 1}, "$set": {"slice": number}},
-        upsert=True,
-        return_document=ReturnDocument.AFTER,
-    )
-    if found["n"] == 1:
-        slices.delete_many({"slice": {"$lt": number - 6}})
-    return int(found["n"])
-
-
 # --- faults that strike while a request is served ------------------------------------------------------------------
 
 
@@ -351,7 +302,6 @@ def _answer(request: Request, entry: Document) -> Answer:
     entry["route"], answer = found
     if entry["route"] != HEALTH:
         _authorize(request)
-        _limit(request)
         _strike(request)
     return answer(request)
 

@@ -46,9 +46,6 @@ class Faults(BaseModel):
     unindexed_query: bool = Field(
         False, description="Whether GET /sessions also reads by (owner, created_at), slow until such an index exists"
     )
-    shared_limit: int = Field(
-        0, ge=0, description="Requests a minute of all clients together, above which everybody is answered 429"
-    )
     crash_on_init: bool = Field(False, description="Whether no execution environment ever starts")
 
 
@@ -110,7 +107,6 @@ CATALOGUE: dict[str, Release] = {
     release.label: release
     for release in (
         GOOD,
-        Release(label="better"),  # as good as good, under another name: then there is something to go back to
         GOOD.with_faults("broken", error_rate=0.3),
         GOOD.with_faults("flaky", error_rate=0.02),
         GOOD.with_faults("crashing", crash_rate=0.3),
@@ -122,7 +118,6 @@ CATALOGUE: dict[str, Release] = {
         GOOD.with_faults("rejecting", reject_validation=True),
         GOOD.with_faults("incomplete", missing_route="GET /sessions/{id}"),
         GOOD.with_faults("unindexed", unindexed_query=True),
-        GOOD.with_faults("throttled", shared_limit=360),
     )
 }
 """Named releases for demos and tests; others are made with :meth:`Release.with_faults`."""

@@ -64,9 +64,7 @@ class RealAlias(World):
 class Stopping(Interceptor):
     """Lets each activity have its effect once without its answer ever arriving."""
 
-    def __init__(self, only: tuple[str, ...] = ("",)) -> None:
-        """``only``: how the names of the activities begin after which the worker dies."""
-        self.only = only
+    def __init__(self) -> None:
         self.died_after: list[str] = []
         self.dead = asyncio.Event()
         self.wanted: Any = None
@@ -81,8 +79,7 @@ class Stopping(Interceptor):
                     stopping.wanted = (info.activity_type, input.args[0])
                 result = await super().execute_activity(input)
                 name = f"{info.activity_id} ({info.activity_type})"
-                dies = info.activity_type.startswith(stopping.only)
-                if dies and name not in stopping.died_after and not info.activity_id.startswith(("judge-", "tell-")):
+                if name not in stopping.died_after and not info.activity_id.startswith(("judge-", "tell-")):
                     stopping.died_after.append(name)
                     stopping.dead.set()
                     await activity.wait_for_worker_shutdown()
