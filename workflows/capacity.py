@@ -43,7 +43,7 @@ def money(dollars: float) -> str:
 
 
 def _dated(text: str) -> str:
-    return f"{text} a month (list prices of {prices.AS_OF}, {prices.REGION})"
+    return f"{text} (list prices of {prices.AS_OF}, {prices.REGION})"
 
 
 def _of(state: FunctionState) -> prices.LambdaPrices:
@@ -96,7 +96,7 @@ def _memory_cost(
         return f"x {factor:g} for the same durations; the traffic is not known, so no sum"
     before = calls * seen.average_ms / 1000 * found.memory_mb / 1024 * _of(found).duration
     after = before * wanted_mb / found.memory_mb
-    text = f"{money(before)} → {money(after)} for the same durations"
+    text = f"{money(before)} → {money(after)} a month for the same durations"
     if ratio is not None:
         text += f", {money(after * ratio)} with staging's (x {ratio:.2f})"
     return _dated(text)

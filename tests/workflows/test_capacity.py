@@ -34,7 +34,7 @@ def database(current: int | None, available: int | None) -> Connections:
 def test_memory_is_priced_by_what_ran() -> None:
     """36,000 calls an hour x 730 h x 0.1 s x 0.5 GB x $0.0000166667."""
     cost = capacity.memory(1024, state(), reports(), HOUR).cost
-    assert cost.startswith("$21.90 → $43.80 for the same durations")
+    assert cost.startswith("$21.90 → $43.80 a month for the same durations")
     assert prices.AS_OF in cost
     assert "$21.90 with staging's (x 0.50)" in capacity.memory(1024, state(), reports(), HOUR, 0.5).cost
     assert "not known" in capacity.memory(1024, state(), None, HOUR).cost
