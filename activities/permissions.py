@@ -27,6 +27,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
         "ProvisionedConcurrencyScaling",
         "LoadTest",
         "ServiceRestart",
+        "ServiceRestartWatchdog",
     ),
 }
 """Which workflows share a policy: the chapters of the operational document."""
@@ -76,10 +77,15 @@ RARE = (
         aws=("secretsmanager:PutSecretValue",),
     ),
     Rare(
-        "mail to the stakeholders",
+        "mail to the stakeholders, an incident's with its invitation",
         EVERY,
         lambda stage: bool(stage.channels.stakeholders),
-        aws=("ses:SendEmail",),
+        aws=("ses:SendEmail", "ses:SendRawEmail"),
+    ),
+    Rare(
+        "looks into the log that take a query",
+        ("incident", "performance"),
+        aws=("logs:StartQuery", "logs:GetQueryResults", "logs:StopQuery"),
     ),
     Rare("an archive whose upload fails half-way", ("database",), aws=("s3:AbortMultipartUpload",)),
     Rare("a migration that is undone, or whose progress is looked at", ("database",), mongodb=("stage dropIndexes",)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 from starters import runs
@@ -30,7 +31,8 @@ async def seed(session: Session, catalog: Iterable[type[Runbook[Any]]]) -> dict[
     """
     found: dict[str, str] = {}
     for stage in sorted(session.settings.stages):
-        name = f"example-backup-{stage}"
+        # Not an example but a need of others, and the sandbox's AWS forgets everything when it ends: each time anew.
+        name = runs.new_id(DatabaseBackup, stage, datetime.now(UTC))
         found[name] = await _run(session, name, DatabaseBackup, {"stage": stage, "reason": "so that there is one"})
     for runbook in catalog:
         name = f"example-{runbook.__name__}"

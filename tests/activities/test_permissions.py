@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore import xform_name
 from botocore.loaders import Loader
 
 from activities.calls import Calls, action_of, atlas_call_of, command_of, kept, read
@@ -20,7 +22,23 @@ from activities.permissions import (
     mongodb_role,
     policy,
     resources_of,
+    with_rare,
 )
+
+USED = {
+    "apigateway",
+    "application-autoscaling",
+    "cloudformation",
+    "cloudwatch",
+    "lambda",
+    "logs",
+    "s3",
+    "secretsmanager",
+    "ses",
+    "ssm",
+}
+OF_OTHERS = {"start_session"}
+"""Calls of pymongo that an AWS service happens to have, too."""
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -135,6 +153,32 @@ def test_a_call_that_is_not_kept_is_named_with_its_workflow(tmp_path: Path) -> N
     known = Calls(aws={"QuickRollback": ["lambda:GetAlias"]})
     assert read(file).missing_from(known) == ["QuickRollback: lambda:DeleteFunction"]
     assert read(tmp_path / "none").missing_from(known) == []
+
+
+def operations() -> dict[str, list[str]]:
+    """Actions by the name that boto3's clients give to the call."""
+    loader, found = Loader(), dict[str, list[str]]()
+    for service in loader.list_available_services("service-2"):
+        if service in USED:
+            for name, facts in loader.load_service_model(service, "service-2")["operations"].items():
+                action = action_of(service, name, facts["http"]["method"])
+                if action:
+                    found.setdefault(xform_name(name), []).append(action)
+    return found
+
+
+def test_no_activity_has_a_call_that_no_policy_allows() -> None:
+    """The quick half of the guard: by reading the code. The other half is in the tests of real procedures."""
+    allowed = {action for made in with_rare(kept(), "aws").values() for action in made}
+    known = operations()
+    for path in sorted((DEPLOY.parent / "activities").glob("*.py")):
+        text = path.read_text()
+        called = re.findall(r"\.([a-z_]+)\(", text) + re.findall(r"get_paginator\(\"(\w+)\"\)", text)
+        for name in set(called) & known.keys() - OF_OTHERS:
+            assert allowed & set(known[name]), (
+                f"{path.name} calls {name}, which no policy under deploy/ allows. Run the test of a runbook that "
+                "does so with RECORD_CALLS=1; if none can, describe it in RARE of activities/permissions.py"
+            )
 
 
 def test_families() -> None:

@@ -21,7 +21,8 @@ from starters.problems import Code
 from tests.runbooks.conftest import WorkerProcess
 from tests.runbooks.site import Site, finished
 
-PRODUCTION = "RUNBOOKS_STAGES__PRODUCTION__"
+STAGING = "RUNBOOKS_STAGES__STAGING__"
+"""Not production: a wrong key leaves refusals there that a diagnosis of another test would find."""
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def here(house: House, worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch) -
 
 
 def line(check: str, lines: list[Line] | None = None) -> Line:
-    found = [one for one in (lines or examined("production")) if one.check == check]
+    found = [one for one in (lines or examined("staging")) if one.check == check]
     assert found, f"no line about {check}"
     return found[0]
 
@@ -42,10 +43,10 @@ def line(check: str, lines: list[Line] | None = None) -> Line:
 async def test_the_sandboxs_stage_is_in_order(
     here: pytest.MonkeyPatch, house: House, runs: Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    site = Site(house, runs)
+    site = Site(house, runs, stage="staging")
     await finished(await site.start("DatabaseBackup", reason="so that there is one"))
     before = len(site.received())
-    lines = await asyncio.to_thread(examined, "production")
+    lines = await asyncio.to_thread(examined, "staging")
     assert [one for one in lines if one.state in (State.WRONG, State.SKIPPED)] == []
     assert {one.check for one in lines} >= {
         "temporal",
@@ -68,37 +69,37 @@ async def test_the_sandboxs_stage_is_in_order(
     told = [event for event in site.received()[before:] if event["action"] != "resolve"]
     assert told == [], "a check-up reaches nobody"
     capsys.readouterr()
-    assert await asyncio.to_thread(run, ["doctor", "production", "--json"]) == Code.DONE
+    assert await asyncio.to_thread(run, ["doctor", "staging", "--json"]) == Code.DONE
     assert {one["state"] for one in json.loads(capsys.readouterr().out)} <= {"ok", "warning"}
 
 
 WRONG: dict[str, tuple[dict[str, str], str, str]] = {
     # What is set wrongly, the line that turns red, and what it says to do.
-    "alias": ({f"{PRODUCTION}ALIAS": "nope"}, "alias", "aws lambda create-alias --function-name"),
-    "function": ({f"{PRODUCTION}FUNCTION": "nope"}, "function", "correct 'function' in [stages.production]"),
-    "log group": ({f"{PRODUCTION}LOG_GROUP": "/aws/lambda/nope"}, "log", "set log_group = '/aws/lambda/claude-"),
-    "gateway name": ({f"{PRODUCTION}GATEWAY__NAME": "nope"}, "gateway", "set name = 'state-api-production'"),
-    "gateway stage": ({f"{PRODUCTION}GATEWAY__STAGE": "nope"}, "gateway", "correct 'stage' in"),
-    "stack": ({f"{PRODUCTION}STACK": "nope"}, "stack", "correct 'stack' in [stages.production]"),
-    "url": ({f"{PRODUCTION}URL": "http://127.0.0.1:1"}, "service", "correct 'url' in [stages.production]"),
-    "no key": ({f"{PRODUCTION}API_KEY": "env:NOPE"}, "secrets", "store a value where [stages.production] points"),
-    "wrong key": ({f"{PRODUCTION}API_KEY": "env:WRONG"}, "api key", "store a key that the API takes under env:WRONG"),
+    "alias": ({f"{STAGING}ALIAS": "nope"}, "alias", "aws lambda create-alias --function-name"),
+    "function": ({f"{STAGING}FUNCTION": "nope"}, "function", "correct 'function' in [stages.staging]"),
+    "log group": ({f"{STAGING}LOG_GROUP": "/aws/lambda/nope"}, "log", "set log_group = '/aws/lambda/claude-"),
+    "gateway name": ({f"{STAGING}GATEWAY__NAME": "nope"}, "gateway", "set name = 'state-api-staging'"),
+    "gateway stage": ({f"{STAGING}GATEWAY__STAGE": "nope"}, "gateway", "correct 'stage' in"),
+    "stack": ({f"{STAGING}STACK": "nope"}, "stack", "correct 'stack' in [stages.staging]"),
+    "url": ({f"{STAGING}URL": "http://127.0.0.1:1"}, "service", "correct 'url' in [stages.staging]"),
+    "no key": ({f"{STAGING}API_KEY": "env:NOPE"}, "secrets", "store a value where [stages.staging] points"),
+    "wrong key": ({f"{STAGING}API_KEY": "env:WRONG"}, "api key", "store a key that the API takes under env:WRONG"),
     "database": (
-        {f"{PRODUCTION}DATABASE__URI": "env:NOBODY"},
+        {f"{STAGING}DATABASE__URI": "env:NOBODY"},
         "database",
         "the right connection string under env:NOBODY",
     ),
     "bucket": ({"RUNBOOKS_RECORDS__BUCKET": "nope"}, "records", "aws s3 mb s3://nope"),
-    "engine": ({f"{PRODUCTION}DEPLOY__ENGINE": "sst-v2"}, "engine", "set engine = 'sst'"),
-    "builds": ({f"{PRODUCTION}DEPLOY__RELEASES": "/nope"}, "engine", "mount it on the worker, or correct releases"),
-    "region": ({f"{PRODUCTION}REGION": "eu-west-1"}, "credentials", "run a worker for eu-west-1"),
+    "engine": ({f"{STAGING}DEPLOY__ENGINE": "sst-v2"}, "engine", "set engine = 'sst'"),
+    "builds": ({f"{STAGING}DEPLOY__RELEASES": "/nope"}, "engine", "mount it on the worker, or correct releases"),
+    "region": ({f"{STAGING}REGION": "eu-west-1"}, "credentials", "run a worker for eu-west-1"),
     "AWS": ({"RUNBOOKS_AWS__ENDPOINT_URL": "http://127.0.0.1:1"}, "credentials", "give the worker credentials"),
-    "chat": ({f"{PRODUCTION}CHANNELS__CHAT": '["nope"]'}, "chat: nope", "add [providers.KIND.nope]"),
+    "chat": ({f"{STAGING}CHANNELS__CHAT": '["nope"]'}, "chat: nope", "add [providers.KIND.nope]"),
     "slack": ({"RUNBOOKS_PROVIDERS__SLACK__SLACK__WEBHOOK": "env:GONE"}, "chat: slack", "make a new incoming webhook"),
     "Temporal": ({"TEMPORAL_ADDRESS": "127.0.0.1:1"}, "temporal", "start the server, or set TEMPORAL_ADDRESS"),
     "namespace": ({"TEMPORAL_NAMESPACE": "nope"}, "temporal", "temporal operator namespace create -n nope"),
     "queue": ({"RUNBOOKS_TASK_QUEUE": "nobody"}, "worker", "start one: python -m worker"),
-    "signing": ({f"{PRODUCTION}SIGNED_APPROVALS": "true"}, "settings", "correct the settings"),
+    "signing": ({f"{STAGING}SIGNED_APPROVALS": "true"}, "settings", "correct the settings"),
     "settings": ({"RUNBOOKS_CONFIG": "/nope.toml"}, "settings", "correct the settings"),
 }
 
@@ -127,7 +128,7 @@ def test_what_is_wrong_is_red_with_its_remedy(here: pytest.MonkeyPatch, house: H
     for case in cases:
         for name, value in WRONG[case][0].items():
             here.setenv(name, value)
-    lines = examined("production")
+    lines = examined("staging")
     for _, check, remedy in (WRONG[case] for case in cases):
         found = line(check, lines)
         assert (found.state, remedy in (found.remedy or "")) == (State.WRONG, True), found
@@ -140,9 +141,9 @@ def test_search_attributes_and_keys_of_approvers(here: pytest.MonkeyPatch) -> No
     here.setenv("TEMPORAL_NAMESPACE", "temporal-system")  # one that every server has, and that has none of ours
     assert "temporal operator search-attribute create --name RunbookStage" in (line("search attributes").remedy or "")
     here.setenv("TEMPORAL_NAMESPACE", "default")
-    here.setenv(f"{PRODUCTION}SIGNED_APPROVALS", "true")
+    here.setenv(f"{STAGING}SIGNED_APPROVALS", "true")
     here.setenv("RUNBOOKS_APPROVERS", json.dumps({"ann": "ed25519:" + "A" * 43 + "="}))
-    here.setenv(f"{PRODUCTION}GATES", json.dumps({"default": {"approvers": ["ann", "bob"]}}))
+    here.setenv(f"{STAGING}GATES", json.dumps({"default": {"approvers": ["ann", "bob"]}}))
     found = line("approvals")
     assert (found.state, "runbooks keys new" in (found.remedy or "")) == (State.WRONG, True)
     assert "bob" in found.said
@@ -150,7 +151,7 @@ def test_search_attributes_and_keys_of_approvers(here: pytest.MonkeyPatch) -> No
 
 def test_a_role_that_lacks_a_permission_is_told_which(here: pytest.MonkeyPatch, house: House) -> None:
     settings = load_settings()
-    stage = settings.stages["production"]
+    stage = settings.stages["staging"]
     names = {"Partition": "aws", "Region": "us-east-1", "Account": "*", "Function": stage.function}
     names |= {"Stack": stage.stack or "", "LogGroup": stage.log_group, "Records": settings.records.bucket}
     allowed = [action for made in with_rare(kept(), "aws", stage).values() for action in made]
