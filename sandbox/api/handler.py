@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import boto3
+import tokens  # type: ignore[import-not-found]  # packed beside this file
 from bson import ObjectId
 from bson.errors import InvalidId
 from pymongo import DESCENDING, MongoClient, ReturnDocument
@@ -57,30 +58,8 @@ def _secret(variable: str) -> str:
     return _parameters.get_parameter(Name=os.environ[variable], WithDecryption=True)["Parameter"]["Value"]
 
 
-def _keyring(text: str) -> tuple[str, dict[str, bytes]]:
-    """The key that signs, and all that are accepted, by id. A bare secret is one key; JSON has two slots or more::
-
-    {"sign": "kid-2", "keys": {"kid-1": "...", "kid-2": "..."}}
-    """
-    try:
-        ring = json.loads(text)
-    except ValueError:
-        ring = None
-    if not isinstance(ring, dict):
-        kid = _fingerprint(text)
-        return kid, {kid: text.encode()}
-    return ring["sign"], {kid: secret.encode() for kid, secret in ring["keys"].items()}
-
-
-def _fingerprint(secret: str) -> str:
-    """Names a secret in logs and tokens without telling it."""
-    return hashlib.sha256(secret.encode()).hexdigest()[:12]
-
-
 API_KEYS = tuple(key.strip().encode() for key in _secret("API_KEYS_PARAM").split(",") if key.strip())
-SIGNS_WITH, SIGNING_KEYS = _keyring(_secret("JWT_SECRET_PARAM"))
-if FAULTS["single_signing_secret"]:
-    SIGNING_KEYS = {SIGNS_WITH: SIGNING_KEYS[SIGNS_WITH]}
+KEYRING = tokens.Keyring.of(_secret("JWT_SECRET_PARAM"), single=FAULTS["single_signing_secret"])
 CLIENT: MongoClient[Document] = MongoClient(_secret("MONGODB_URI_PARAM"), tz_aware=True)
 SESSIONS: Collection[Document] = CLIENT.get_default_database()["sessions"]
 
@@ -137,7 +116,7 @@ class Request:
     @property
     def key_id(self) -> str | None:
         """Names the key in logs without telling it."""
-        return _fingerprint(self.api_key) if self.api_key else None
+        return tokens.fingerprint(self.api_key) if self.api_key else None
 
     def chance(self, purpose: str) -> float:
         """A number in [0, 1) that is the same for the same request of the same release."""
@@ -247,46 +226,17 @@ def _shown(session: Document) -> Document:
     return {("id" if name == "_id" else name): value for name, value in session.items()}
 
 
-# --- signed tokens: JSON Web Tokens with HS256, whose header names the key ------------------------------------------
-
-
 def issue_token(_request: Request) -> Answer:
-    now = int(time.time())
-    head = {"alg": "HS256", "typ": "JWT", "kid": SIGNS_WITH}
-    claims = {"sub": "session-reader", "iat": now, "exp": now + TOKEN_SECONDS}
-    signed = ".".join(_base64(json.dumps(part).encode()) for part in (head, claims))
-    signature = hmac.new(SIGNING_KEYS[SIGNS_WITH], signed.encode(), hashlib.sha256).digest()
-    return 201, {"token": f"{signed}.{_base64(signature)}", "expiresIn": TOKEN_SECONDS}
+    return 201, {"token": KEYRING.issue(), "expiresIn": tokens.SECONDS}
 
 
 def read_token(request: Request) -> Answer:
-    """The claims of the token that the request carries. Why one is refused is told apart: old key, or old token."""
     try:
-        head, body, signature = (request.bearer or "").split(".")
-        kid = json.loads(_unbase64(head))["kid"]
-        claims = json.loads(_unbase64(body))
-        given = _unbase64(signature)
-    except (ValueError, KeyError, TypeError):
-        raise HttpError(401, "the Authorization header holds no token") from None
-    key = SIGNING_KEYS.get(str(kid))
-    if key is None:
-        raise HttpError(401, "the key of this token is not accepted")
-    if not hmac.compare_digest(given, hmac.new(key, f"{head}.{body}".encode(), hashlib.sha256).digest()):
-        raise HttpError(401, "the signature of this token is wrong")
-    if not isinstance(claims, dict) or claims.get("exp", 0) <= time.time():
-        raise HttpError(401, "this token has expired")
-    return 200, claims
+        return 200, KEYRING.read(request.bearer or "")
+    except tokens.TokenError as error:
+        raise HttpError(401, str(error)) from None
 
 
-def _base64(content: bytes) -> str:
-    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
-
-
-def _unbase64(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-
-
-TOKEN_SECONDS = 900
 HEALTH = "/health"
 TOKEN = "/tokens/self"
 ROUTES: tuple[tuple[str, str, str, Callable[[Request], Answer]], ...] = (

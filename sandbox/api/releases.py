@@ -13,6 +13,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 HANDLER = Path(__file__).with_name("handler.py")
+BESIDE = "tokens.py"
+"""What the handler imports: packed with it."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 _ID_LENGTH = 10
 
@@ -136,7 +138,8 @@ def build(release: Release, handler: Path = HANDLER) -> bytes:
     """The deployment package: the same bytes for the same release and source, so that its hash identifies it."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in (("handler.py", handler.read_bytes()), ("release.json", release.to_json().encode())):
+        sources = {name: handler.with_name(name).read_bytes() for name in ("handler.py", BESIDE)}
+        for name, content in {**sources, "release.json": release.to_json().encode()}.items():
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.external_attr = 0o644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
