@@ -15,13 +15,48 @@ from temporalio import activity
 from activities.errors import classified, lasting
 from activities.evidence import Evidence, Finding
 from activities.functions import RESTARTED_VARIABLE, Functions
+from activities.progress import pause
 from activities.stage import Facts, Stage
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
+    from mypy_boto3_lambda.type_defs import FunctionConfigurationResponseTypeDef
 
 UNRESERVED_MINIMUM = 100
 """AWS lets nobody reserve so much that less than this is left for the functions without a reservation."""
+
+
+class Setting(Facts):
+    """Part of the function's capacity, in absolute figures. What is absent is not touched."""
+
+    memory_mb: int | None = None
+    provisioned: int | None = Field(None, description="Environments kept ready for the alias; 0 is none")
+    max_pool_size: int | None = Field(None, description="The pool variable of the function; 0 takes it away")
+    min_pool_size: int | None = Field(None, description="Only in the repository: no variable holds it")
+
+    def described(self) -> str:
+        parts = []
+        if self.memory_mb is not None:
+            parts.append(f"{self.memory_mb} MB")
+        if self.provisioned is not None:
+            parts.append(f"{self.provisioned or 'no'} provisioned environments")
+        if self.max_pool_size is not None:
+            parts.append(f"maxPoolSize {self.max_pool_size}" if self.max_pool_size else "maxPoolSize as in the code")
+        return ", ".join(parts)
+
+
+class ApplyOrder(Facts):
+    """Give the function this setting."""
+
+    stage: Stage
+    setting: Setting
+    only_if: Setting | None = Field(None, description="Change nothing unless it has this setting (or the wanted one)")
+
+
+class Applied(Finding):
+    changed: bool
+    version: str | None = None
+    left: bool = Field(False, description="True when another setting was found, and left alone")
 
 
 class FunctionState(Finding):
@@ -36,6 +71,7 @@ class FunctionState(Finding):
     account_limit: int | None = Field(None, description="Concurrent executions of the whole account")
     reservable: int | None = Field(None, description="How much more may be reserved")
     provisioned: int | None = Field(None, description="Environments kept ready for the alias; absent when none")
+    max_pool_size: int | None = Field(None, description="What the pool variable says; absent without one")
     reissue_problem: str | None = Field(None, description="Why its environments cannot be started anew as it is")
 
     def evidence(self) -> Evidence:
@@ -100,6 +136,7 @@ class FunctionCapacity:
             account_limit=limits.get("ConcurrentExecutions"),
             reservable=max(0, free - UNRESERVED_MINIMUM) if free is not None else None,
             provisioned=provisioned,
+            max_pool_size=_pool(config, stage),
             reissue_problem=problem.message if problem else None,
         )
 
@@ -136,6 +173,111 @@ class FunctionCapacity:
         version, changed = self._functions.reissue(order.stage, self._poll, variables={RESTARTED_VARIABLE: mark})
         state = "starts every environment anew" if changed else "did so already"
         return Restarted(summary=f"version {version}, same code, {state}", changed=changed, version=version)
+
+    @activity.defn(name="functions.apply")
+    @classified("change the function's capacity")
+    def apply(self, order: ApplyOrder) -> Applied:
+        """Give the function this memory, pool variable and provisioned concurrency, whatever of it it has already.
+
+        Memory and variables of a published version cannot be changed, so the live code is published once more.
+        Provisioned concurrency is waited for, because until then calls still meet cold starts.
+
+        Raises:
+            NoAlias: provisioned concurrency needs an alias; the unpublished code can have none.
+            NotProvisioned: AWS could not start them; with its reason.
+            NoPoolVariable: the code reads its pool size from no variable.
+        """
+        stage, wanted = order.stage, order.setting
+        found = self._found(stage)
+        if order.only_if is not None and not (_fits(found, order.only_if) or _fits(found, wanted)):
+            has = _part(found, wanted).described()
+            return Applied(
+                summary=f"{stage.function} has {has}, which somebody else has set: it stays",
+                changed=False,
+                left=True,
+            )
+        variables: dict[str, str | None] = {}
+        if wanted.max_pool_size is not None:
+            variables[_pool_variable(stage)] = str(wanted.max_pool_size) if wanted.max_pool_size else None
+        version, changed = None, False
+        if variables or wanted.memory_mb is not None:
+            version, changed = self._functions.reissue(
+                stage, self._poll, variables=variables, memory_mb=wanted.memory_mb
+            )
+        if wanted.provisioned is not None:
+            changed = self._provision(stage, wanted.provisioned) or changed
+        by = f", served by version {version}" if version else ""
+        already = "" if changed else " already"
+        return Applied(
+            summary=f"{stage.function} has {wanted.described()}{by}{already}", changed=changed, version=version
+        )
+
+    def _found(self, stage: Stage) -> Setting:
+        live = self._functions.live(stage)
+        config = self._lambda.get_function_configuration(FunctionName=stage.function, Qualifier=live.version)
+        provisioned = self._functions.provisioned(stage) if live.routing else None
+        return Setting(
+            memory_mb=config["MemorySize"], provisioned=provisioned or 0, max_pool_size=_pool(config, stage) or 0
+        )
+
+    def _provision(self, stage: Stage, executions: int) -> bool:
+        if self._functions.routing(stage) is None:
+            raise lasting(
+                f"{stage.function} has no alias {stage.alias!r}, and $LATEST cannot have provisioned concurrency. "
+                "Correct the stage's 'alias'",
+                type="NoAlias",
+            )
+        found = self._functions.provisioned(stage) or 0
+        if executions == 0:
+            if found:
+                self._lambda.delete_provisioned_concurrency_config(FunctionName=stage.function, Qualifier=stage.alias)
+            return bool(found)
+        if found != executions:
+            self._lambda.put_provisioned_concurrency_config(
+                FunctionName=stage.function, Qualifier=stage.alias, ProvisionedConcurrentExecutions=executions
+            )
+        self._provided(stage)
+        return found != executions
+
+    def _provided(self, stage: Stage) -> None:
+        """Wait until they are ready; AWS takes a minute or two."""
+        while True:
+            now = self._lambda.get_provisioned_concurrency_config(FunctionName=stage.function, Qualifier=stage.alias)
+            if now["Status"] == "READY":
+                return
+            if now["Status"] == "FAILED":
+                raise lasting(
+                    f"AWS could not provision {stage.function}: {now.get('StatusReason', 'no reason given')}. "
+                    "Look at the function's log: its start fails",
+                    type="NotProvisioned",
+                )
+            ready = now.get("AvailableProvisionedConcurrentExecutions", 0)
+            pause(self._poll, f"waiting for provisioned environments of {stage.function}", ready=ready)
+
+
+def _pool_variable(stage: Stage) -> str:
+    if stage.source.pool_variable is None:
+        raise lasting(
+            f"the code of {stage.name} reads its pool size from no variable (source.pool_variable), so only a "
+            "deployment changes it. Use way=merge",
+            type="NoPoolVariable",
+        )
+    return stage.source.pool_variable
+
+
+def _pool(config: FunctionConfigurationResponseTypeDef, stage: Stage) -> int | None:
+    name = stage.source.pool_variable
+    value = config.get("Environment", {}).get("Variables", {}).get(name) if name else None
+    return int(value) if value and value.isdecimal() else None
+
+
+def _fits(found: Setting, wanted: Setting) -> bool:
+    return all(value is None or value == getattr(found, name) for name, value in wanted)
+
+
+def _part(found: Setting, of: Setting) -> Setting:
+    """Of what was found, the figures that the other names too."""
+    return Setting.model_validate({name: getattr(found, name) for name, value in of if value is not None})
 
 
 def _limit(concurrency: int | None) -> str:

@@ -100,6 +100,19 @@ class DeployPolicy(Facts):
     timeout: timedelta = timedelta(minutes=30)
 
 
+class SourceFacts(Facts):
+    """Where in the repository the capacity of the function is decided."""
+
+    config: str = Field("sst.config.ts", description="File with memory and provisioned concurrency")
+    pool: str = Field("src/app.module.ts", description="File with maxPoolSize and minPoolSize")
+    pool_variable: str | None = Field(
+        None,
+        pattern=r"^[A-Z][A-Z0-9_]*$",
+        description="Environment variable by which the code takes its maxPoolSize; absent: a deployment changes it",
+    )
+    pool_size: int = Field(100, ge=1, description="maxPoolSize without that variable; 100 is the driver's own")
+
+
 class RollbackPolicy(Facts):
     strategy: Literal["redeploy", "alias", "cloudformation", "command"] = "redeploy"
     health_checks: int = Field(5, ge=1, le=100, description="Consecutive good answers of /health that count as healthy")
@@ -262,6 +275,7 @@ class Stage(Facts):
     incidents: IncidentPolicy | None = Field(
         None, description="Severities, clocks and who is called; the document's table when absent"
     )
+    source: SourceFacts = SourceFacts()
     load_hosts: tuple[str, ...] = Field(
         (), description="Hosts that a load test of this stage may be pointed at, besides this machine"
     )

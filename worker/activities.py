@@ -7,6 +7,7 @@ from typing import Any
 
 from temporalio.client import Client
 
+from activities.alarms import AlarmSettings
 from activities.api import Api
 from activities.api_keys import ApiKeys
 from activities.api_secrets import ApiSecrets
@@ -16,6 +17,7 @@ from activities.batches import Batches
 from activities.canary import Canary
 from activities.client_limits import ClientLimits
 from activities.clients import Aws, http_client
+from activities.config_files import ConfigFiles
 from activities.connection_string import ConnectionString
 from activities.database import Database
 from activities.deployments import Deployments
@@ -48,6 +50,7 @@ from activities.stages import Stages
 from activities.symptom_logs import SymptomLogs
 from activities.symptom_metrics import SymptomMetrics
 from activities.tickets import Tickets
+from activities.tier import ClusterTier
 from activities.traffic import Traffic
 from workflows.catalog import RUNBOOKS
 from workflows.rehearsal import Rehearsal
@@ -75,6 +78,9 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
         RotationLog(records, client),
         Stacks(aws.cloudformation),
         FunctionCapacity(aws.functions),
+        AlarmSettings(aws.cloudwatch),
+        ConfigFiles(records),
+        ClusterTier(http, resolver),
         Traffic(aws.functions, aws.apigateway),
         Canary(aws.logs),
         Runs(client),

@@ -108,6 +108,14 @@ BATCHES: ActivityOptions = {
 MIGRATIONS = (BUILD, BACKUP, BATCHES)
 """Work of hours on a database. It has a task queue of its own, so that no number of it keeps a rollback waiting."""
 
+LOAD: ActivityOptions = {
+    # At most half an hour of requests, and their answers; it heartbeats every second. Three attempts: each sends anew.
+    "start_to_close_timeout": timedelta(minutes=40),
+    "heartbeat_timeout": timedelta(seconds=30),
+    "retry_policy": RetryPolicy(initial_interval=timedelta(seconds=2), maximum_attempts=3),
+    "cancellation_type": ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+}
+
 UNDO: ActivityOptions = {
     # No limit on attempts: what was begun is put back, however long the outside system is away. One attempt can be the
     # restore of a whole database; a dead worker is found by the heartbeat.

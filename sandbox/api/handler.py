@@ -60,7 +60,8 @@ def _secret(variable: str) -> str:
 
 API_KEYS = tuple(key.strip().encode() for key in _secret("API_KEYS_PARAM").split(",") if key.strip())
 KEYRING = tokens.Keyring.of(_secret("JWT_SECRET_PARAM"), single=FAULTS["single_signing_secret"])
-CLIENT: MongoClient[Document] = MongoClient(_secret("MONGODB_URI_PARAM"), tz_aware=True)
+POOL_SIZE = int(os.environ.get("MONGODB_MAX_POOL_SIZE", "50"))
+CLIENT: MongoClient[Document] = MongoClient(_secret("MONGODB_URI_PARAM"), tz_aware=True, maxPoolSize=POOL_SIZE)
 SESSIONS: Collection[Document] = CLIENT.get_default_database()["sessions"]
 
 LIMITS_PARAMETER = f"/sst/state-api/{os.environ['SST_STAGE']}/ClientLimits"
