@@ -79,6 +79,8 @@ class ClientRateLimit(Runbook[ClientRateLimitInput]):
         found = await self.look("limit-now", ClientLimits.look, LimitAsked(stage=self.stage, client=inp.client))
         now = workflow.now()
         before = await self._requests("requests-before", Window(stage=self.stage, start=now - inp.window, end=now))
+        if inp.dry_run and _of(before, inp.client) is None:
+            return f"dry run: client {inp.client} is not among the busiest, and would be refused: {before.summary}"
         mine = self._worth_it(before)
         await self.gate("approve-limit", f"Limit client {inp.client} on {inp.stage}?", self._plan(found, before, mine))
         await self._set(inp, found)

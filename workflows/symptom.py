@@ -78,6 +78,8 @@ class Symptom(Looking[I]):
         before = self.headline(seen)
         self.facts |= {"before": before.text, "window": length(inp.window)}
         offers = self._judge(seen)
+        if before.well is None and inp.dry_run and seen.answered:
+            return f"dry run: every source answered, and there was no traffic to measure: {before.text}"
         if before.well is None:
             raise self.stop(f"whether the symptom is there could not be measured: {before.text}", "NotMeasured")
         if before.well:

@@ -77,6 +77,11 @@ class Readings:
     suspect: Suspect | None = None
 
     @property
+    def answered(self) -> bool:
+        """Whether metrics and logs could be read, whatever was in them."""
+        return None not in (self.latency, self.errors, self.reports, self.requests, self.kinds)
+
+    @property
     def throttles(self) -> int | None:
         return self.latency.throttles if self.latency else None
 

@@ -120,7 +120,7 @@ async def test_one_hammering_client_is_limited_and_the_others_are_served(place: 
             who = hashlib.sha256(key.encode()).hexdigest()[:8]
             plan = await approve(site, handle.id, "apply-limit_client")
             assert (plan["its client"], plan["by"]) == (who, "ClientRateLimit")
-            assert "throttle_limit (Lambda refused no call" in plan["cannot help"]
+            assert "more_memory (only 64 of 512 MB" in plan["cannot help"]
             assert key not in str(plan)
             await approve(site, f"{handle.id}/run-limit_client", "approve-limit")
             result = await finished(handle, 150)

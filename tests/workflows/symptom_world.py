@@ -118,7 +118,9 @@ class World:
     @activity.defn(name="metrics.error_minutes")
     async def errors(self, window: Window) -> ErrorMinutes:
         found = self._at(window).errors
-        rate = self.give("errors", found).rate or 0.0
+        if self.give("errors", found).rate is None:
+            return found
+        rate = found.rate or 0.0
         start = window.start.replace(second=0, microsecond=0)
         moments = [start + timedelta(minutes=n) for n in range(int(window.length.total_seconds() // 60) + 1)]
         share = self.per_minute or (lambda _at: rate)

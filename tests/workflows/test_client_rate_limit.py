@@ -163,3 +163,12 @@ async def test_a_dry_run_limits_nobody(temporal: WorkflowEnvironment) -> None:
         assert (await progress(handle)).step("limit").state is State.SKIPPED
     assert result.outcome is Outcome.DRY_RUN
     assert world.set == []
+
+
+async def test_a_dry_run_without_that_client_still_says_that_it_would_work(temporal: WorkflowEnvironment) -> None:
+    """As the monthly rehearsal starts it, with the client of the example."""
+    async with working(temporal.client, World()) as queue:
+        handle = await begin(temporal.client, queue, dry_run=True, client="ffffffff")
+        result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 60))
+    assert result.outcome is Outcome.DRY_RUN
+    assert "would be refused" in result.summary

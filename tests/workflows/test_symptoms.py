@@ -11,6 +11,7 @@ import pytest
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
+from activities.symptom_models import ErrorMinutes, LatencyParts, Reports, Requests
 from tests.histories import keep
 from tests.workflows.probe import at_gate, failure, progress, until
 from tests.workflows.symptom_cases import SCENARIOS, WELL, but, errors, latency
@@ -174,6 +175,23 @@ async def test_a_dry_run_looks_at_everything_and_changes_nothing(temporal: Workf
     assert (world.children, world.profiler, world.incidents, world.tickets, world.told) == ([], [], [], [], [])
     assert any("offer" in line for line in result.would_change)
     assert any("profile queries" in line for line in result.would_change)
+
+
+@pytest.mark.parametrize("runbook", [SLOW, HEAVY, FAILING])
+async def test_a_dry_run_without_traffic_still_says_that_it_would_work(
+    temporal: WorkflowEnvironment, runbook: str
+) -> None:
+    """As the monthly rehearsal starts it on a quiet stage."""
+    quiet = but(
+        latency=LatencyParts(summary="no latency measured"),
+        errors=ErrorMinutes(summary="nothing"),
+        reports=Reports(summary="nothing"),
+        requests=Requests(summary="nothing"),
+        earlier=Requests(summary="nothing"),
+    )
+    async with working(temporal.client, World(quiet, WELL)) as queue:
+        result = await finished(await begin(temporal.client, queue, runbook, dry_run=True))
+    assert "no traffic to measure" in result.summary
 
 
 async def test_a_remedy_that_fails_is_followed_by_the_next_and_one_that_left_something_undone_stops(
