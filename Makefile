@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo up test lint format histories bench lock clean
+.PHONY: help demo up test lint format histories fingerprints permissions bench chaos lock clean
 
 help:
 	@echo "make demo    watch a real rollback of a broken deployment, start to end (about two minutes)"
@@ -12,6 +12,7 @@ help:
 	@echo "make test    run every test"
 	@echo "make lint    style and types"
 	@echo "make bench   what the frame costs, as ratios"
+	@echo "make chaos   every runbook with everything killed and failing, as a table"
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -42,14 +43,28 @@ format: $(READY)
 # Replaces the kept histories by new ones: only for workflows that nobody runs in that form any more.
 histories: $(READY)
 	@RECORD_HISTORIES=1 $(BIN)/python -m pytest -q tests/runbooks
+	@$(BIN)/python -m tests.fingerprints anew
+
+# Writes down which commands the workflows give, where a change of them is safe. ANEW=anew: nobody runs the old form.
+fingerprints: $(READY)
+	@$(BIN)/python -m tests.fingerprints $(ANEW)
+
+# Adds the calls that the tests of real procedures make to the policies under deploy/.
+permissions: $(READY)
+	@RECORD_CALLS=1 $(BIN)/python -m pytest -q tests/runbooks
 
 bench: $(READY)
 	@$(BIN)/python -m bench
 
-# Pins every package with its hashes, for all Pythons and platforms; names no index.
+chaos: $(READY)
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
+# Pins every package with its hashes, for all Pythons and platforms; names no index. The image gets a part of them.
+COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --no-header --quiet
 lock:
-	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-annotate --no-header --quiet -o requirements.lock
+	$(COMPILE) --all-extras -o requirements.lock
+	$(COMPILE) --extra otel --constraint requirements.lock -o requirements-worker.lock
 
 clean:
 	rm -rf $(VENV) .sandbox build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -39,6 +39,28 @@ class Health(Finding):
     last_problem: str | None = None
 
 
+class Confirm(Facts):
+    """A question of a few seconds: does this path answer at all?"""
+
+    stage: Stage
+    path: str = Field("/health", pattern=r"^/[\w./-]*$")
+    checks: int = Field(
+        3, ge=1, le=10, description="Failures in a row that are believed; the first good answer ends it"
+    )
+    within: timedelta = Field(timedelta(seconds=7), description="How long all of it may take")
+
+
+class Confirmed(Finding):
+    """What the path answered just now. One good answer is enough to say that it responds."""
+
+    path: str
+    ok: bool
+    status: int | None = Field(None, description="HTTP status of the last answer; absent when there was none")
+    latency_ms: float = Field(description="Of the last try")
+    failed: int = Field(description="Tries that failed before, or all of them")
+    problem: str | None = None
+
+
 class SampleCall(Finding):
     ok: bool
     status: int | None = None
@@ -90,6 +112,30 @@ class Api:
             last_problem=problem,
         )
 
+    @activity.defn(name="api.confirm")
+    @classified("confirm whether the service answers")
+    def confirm(self, asked: Confirm) -> Confirmed:
+        """Ask until one answer is good, so many have failed, or the time is over. Not answering is no error."""
+        give_up = time.monotonic() + asked.within.total_seconds()
+        failed = 0
+        while True:
+            left = max(0.5, give_up - time.monotonic())
+            status, latency, problem, _ = self._get(asked.stage, asked.path, left)
+            failed += problem is not None
+            if problem is None or failed >= asked.checks or time.monotonic() + 0.2 > give_up:
+                break
+            time.sleep(0.2)
+        return Confirmed(
+            summary=f"GET {asked.path}: {problem or 'HTTP 200'} in {latency:.0f} ms"
+            + (f" ({failed} of {failed + (problem is None)} tries failed)" if failed else ""),
+            path=asked.path,
+            ok=problem is None,
+            status=status,
+            latency_ms=round(latency, 1),
+            failed=failed,
+            problem=problem,
+        )
+
     @activity.defn(name="api.sample_calls")
     @classified("make a sample call")
     def sample_calls(self, stage: Stage) -> SampleCall:
@@ -103,12 +149,13 @@ class Api:
             problem=problem,
         )
 
-    def _get(self, stage: Stage, path: str) -> tuple[int | None, float, str | None, Any]:
+    def _get(self, stage: Stage, path: str, timeout: float | None = None) -> tuple[int | None, float, str | None, Any]:
         """Status, milliseconds, what is wrong with the answer, and its JSON body."""
         headers = {"X-Api-Key": self._resolver.resolve(stage.api_key)}
         began = time.perf_counter()
         try:
-            answer = self._http.get(stage.url + path, headers=headers)
+            patience = httpx.USE_CLIENT_DEFAULT if timeout is None else timeout
+            answer = self._http.get(stage.url + path, headers=headers, timeout=patience)
         except httpx.TransportError as error:
             return None, (time.perf_counter() - began) * 1000, f"no answer ({type(error).__name__})", None
         latency = (time.perf_counter() - began) * 1000

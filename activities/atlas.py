@@ -197,6 +197,28 @@ class Atlas:
             for row in found.get("accessLogs", [])
         ]
 
+    # --- what was slow ------------------------------------------------------------------------------------------
+
+    def slow_query_lines(self, since: datetime, until: datetime) -> list[str]:
+        """Lines of the logs of the cluster's nodes about slow queries in that time, as Atlas keeps them for a day.
+
+        Nodes of other clusters of the project are left out: a node's alias begins with the name of its cluster.
+        """
+        query = {
+            "since": str(int(since.timestamp() * 1000)),
+            "duration": str(max(1, int((until - since).total_seconds() * 1000))),
+            "nLogs": "2000",
+        }
+        lines: list[str] = []
+        for process in self._pages("/processes", "list the nodes"):
+            alias = str(process.get("userAlias") or process.get("hostname") or "")
+            if not alias.startswith(f"{self._facts.cluster.lower()}-"):
+                continue
+            path = f"/processes/{quote(str(process['id']), safe=':')}/performanceAdvisor/slowQueryLogs"
+            found = self._call("GET", path, "read the slow queries", query=query)
+            lines += [str(row["line"]) for row in found.get("slowQueries", []) if row.get("line")]
+        return lines
+
     # --- HTTP ---------------------------------------------------------------------------------------------------
 
     def _pages(self, path: str, doing: str) -> Iterator[dict[str, Any]]:

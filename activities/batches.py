@@ -7,6 +7,7 @@ import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextvars import copy_context
 from typing import Any, ParamSpec, TypeVar
 
 from temporalio import activity
@@ -113,7 +114,7 @@ class Batches:
 
     def _long(self, doing: str, work: Callable[[], T]) -> T:
         """Something that takes as long as the collection is large; says meanwhile that the worker lives."""
-        running = self._threads.submit(classified(doing)(work))
+        running = self._threads.submit(copy_context().run, classified(doing)(work))
         while not running.done():
             activity.heartbeat({"phase": doing})
             _unless_stopping(doing)
@@ -142,7 +143,7 @@ class Batches:
     async def in_thread(self, doing: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Blocking work of this class on its own threads, its errors classified."""
         call = functools.partial(classified(doing)(work), *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, copy_context().run, call)
 
     def walk(self, order: RangeOrder, cursor: dict[str, Any]) -> RangeWalk:
         return RangeWalk(self._clients.database(order.order.stage), order, cursor)

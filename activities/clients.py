@@ -13,12 +13,14 @@ import boto3
 import httpx
 from botocore.config import Config
 
+from activities import calls
 from activities.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_apigateway import APIGatewayClient
     from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_cloudwatch import CloudWatchClient
+    from mypy_boto3_iam import IAMClient
     from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_logs import CloudWatchLogsClient
     from mypy_boto3_s3 import S3Client
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from mypy_boto3_ses import SESClient
     from mypy_boto3_ssm import SSMClient
     from mypy_boto3_sts import STSClient
+
+OWN_NAME = "operational-runbooks"
+"""What this project calls itself to the services it asks: its own calls are told from those of clients."""
 
 _CONFIG = Config(connect_timeout=3, read_timeout=20, retries={"max_attempts": 1, "mode": "standard"})
 
@@ -37,6 +42,8 @@ class Aws:
         self.region = settings.aws.region
         self.endpoint_url = settings.aws.endpoint_url
         self._session = boto3.Session(region_name=self.region)
+        if listening := calls.recorder():
+            listening.watch_aws(self._session)
 
     @cached_property
     def cloudformation(self) -> CloudFormationClient:
@@ -75,10 +82,21 @@ class Aws:
         return self._session.client("ses", endpoint_url=self.endpoint_url, config=_CONFIG)
 
     @cached_property
+    def iam(self) -> IAMClient:
+        return self._session.client("iam", endpoint_url=self.endpoint_url, config=_CONFIG)
+
+    @cached_property
     def sts(self) -> STSClient:
         return self._session.client("sts", endpoint_url=self.endpoint_url, config=_CONFIG)
 
 
 def http_client() -> httpx.Client:
     """The HTTP client that the activities share. It never follows a redirect: a health check must see it."""
-    return httpx.Client(timeout=httpx.Timeout(10.0, connect=3.0), follow_redirects=False)
+    listening = calls.recorder()
+    hooks = {"request": [listening.http]} if listening else None
+    return httpx.Client(
+        timeout=httpx.Timeout(10.0, connect=3.0),
+        follow_redirects=False,
+        headers={"User-Agent": f"{OWN_NAME}/1"},
+        event_hooks=hooks,
+    )

@@ -113,19 +113,24 @@ class Workspace:
             if not self._running:
                 self._remove(source, tree)
 
-    def run(self, argv: list[str], directory: Path, timeout: timedelta, phase: str) -> Ended:
+    def run(
+        self, argv: list[str], directory: Path, timeout: timedelta, phase: str, *, given: str | None = None
+    ) -> Ended:
         """Run a command to its end, with heartbeats.
+
+        Args:
+            given: what it reads from its standard input, such as a secret: handed over whole, in memory only.
 
         Raises:
             WorkerStopping: the worker stops; the command goes on without it.
         """
         assert self._lock is not None, "run() belongs inside alone()"  # noqa: S101
         log_path = self._folder / "output.log"
-        with log_path.open("wb") as log:
+        with log_path.open("wb") as log, _in_memory(given) as source:
             process = subprocess.Popen(  # noqa: S603
                 argv,
                 cwd=directory,
-                stdin=subprocess.DEVNULL,
+                stdin=source,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -183,6 +188,45 @@ def quick(argv: list[str], directory: Path) -> Ended:
             process.wait()
         output.seek(max(0, output.seek(0, 2) - _TAIL))
         return Ended(code=process.returncode, output=scrub(output.read().decode(errors="replace")))
+
+
+def private(argv: list[str], directory: Path) -> tuple[int | None, str]:
+    """Run a command that prints secrets. Its output goes through memory only; the exit code is None after a minute."""
+    give_up = time.monotonic() + _QUICK
+    with _in_memory("") as output:
+        process = subprocess.Popen(  # noqa: S603
+            argv, cwd=directory, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.DEVNULL
+        )
+        try:
+            while process.poll() is None:
+                if time.monotonic() > give_up:
+                    return None, ""
+                pause(_LOOK, f"asking {Path(argv[0]).name}")
+        finally:
+            process.kill()
+            process.wait()
+        os.lseek(output, 0, os.SEEK_SET)
+        with os.fdopen(os.dup(output), "rb") as stream:
+            return process.returncode, stream.read().decode(errors="replace")
+
+
+@contextmanager
+def _in_memory(content: str | None) -> Iterator[int]:
+    """A file without a name or place on disk, readable to whoever inherits it; without content it is /dev/null.
+
+    Not a pipe: should this process be killed half-way, its reader would take the half for the whole.
+    """
+    if content is None:
+        yield subprocess.DEVNULL
+        return
+    handle = os.memfd_create("operational-runbooks")
+    try:
+        os.fchmod(handle, 0o600)
+        os.write(handle, content.encode())
+        os.lseek(handle, 0, os.SEEK_SET)
+        yield handle
+    finally:
+        os.close(handle)
 
 
 def program(name: str, directory: Path) -> str:

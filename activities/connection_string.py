@@ -8,9 +8,7 @@ code once more with one variable changed.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import uuid
 from typing import TYPE_CHECKING, Any, Literal
 
 import pymongo
@@ -20,20 +18,16 @@ from temporalio import activity
 
 from activities.errors import classified, from_mongo, lasting
 from activities.evidence import Finding
-from activities.functions import Functions
+from activities.functions import RESTARTED_VARIABLE, Functions
 from activities.secret_refs import SecretResolver
 from activities.stage import Facts, Stage
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
-    from mypy_boto3_secretsmanager import SecretsManagerClient
-    from mypy_boto3_ssm import SSMClient
 
 _URI = re.compile(
     r"(?P<scheme>mongodb(?:\+srv)?)://(?:(?P<user>[^@/]*)@)?(?P<hosts>[^/?]+)(?:/(?P<db>[^?]*))?(?:\?(?P<options>.*))?"
 )
-_RESTARTED = "RUNBOOKS_RESTARTED"
-"""Environment variable whose change starts every environment of the function anew."""
 
 
 class Address(Finding):
@@ -66,12 +60,10 @@ class ConnectionString:
     def __init__(
         self,
         resolver: SecretResolver,
-        ssm: SSMClient,
-        secretsmanager: SecretsManagerClient,
         functions: LambdaClient,
         poll: float = 1.0,
     ) -> None:
-        self._resolver, self._ssm, self._secretsmanager, self._lambda = resolver, ssm, secretsmanager, functions
+        self._resolver = resolver
         self._functions = Functions(functions)
         self._poll = poll
 
@@ -98,78 +90,24 @@ class ConnectionString:
         Raises:
             NotReadable: it is not.
             NotWritable: the secret is in a file or variable that this project does not write.
-            CodeDiffers: the function's unpublished code is not what is live, so publishing it would deploy it.
+            CodeDiffers, TrafficSplit: the live code cannot be published once more, which starts its environments anew.
         """
         stage, ref = order.stage, order.stage.database.uri
         self._resolver.forget(ref)
         current = self._resolver.resolve(ref)
         wanted = leading_to(current, order.to)
         mark = hashlib.sha256(f"{order.key}/{order.to.hosts}/{order.to.database}".encode()).hexdigest()[:12]
-        self._publishable(stage)
+        if problem := self._functions.reissue_problem(stage, self._functions.live(stage)):
+            raise problem
         if wanted != current:
             _readable(wanted, order.to)
-            self._write(ref, wanted, mark)
-            self._resolver.forget(ref)
-        version, restarted = self._restart(stage, mark)
+            self._resolver.store(ref, wanted)
+        version, restarted = self._functions.reissue(stage, self._poll, variables={RESTARTED_VARIABLE: mark})
         return Repointed(
             summary=f"the API works on {order.to.database or order.to.hosts}, read by version {version}",
             changed=wanted != current or restarted,
             version=version,
         )
-
-    def _write(self, ref: str, value: str, mark: str) -> None:
-        kind, _, place = ref.partition(":")
-        if kind == "ssm":
-            self._ssm.put_parameter(Name=place, Value=value, Type="SecureString", Overwrite=True)
-        elif kind == "secretsmanager":
-            name, _, field = place.partition("#")
-            if field:
-                fields: dict[str, Any] = json.loads(
-                    self._secretsmanager.get_secret_value(SecretId=name)["SecretString"]
-                )
-                value = json.dumps(fields | {field: value})
-            self._secretsmanager.put_secret_value(
-                SecretId=name,
-                SecretString=value,
-                ClientRequestToken=str(uuid.uuid5(uuid.NAMESPACE_URL, f"{ref}/{mark}")),
-            )
-        else:
-            raise lasting(
-                f"the connection string is in {ref}, which only a person can change. Change it there, and deploy",
-                type="NotWritable",
-            )
-
-    def _publishable(self, stage: Stage) -> None:
-        live = self._functions.live(stage)
-        newest = self._lambda.get_function_configuration(FunctionName=stage.function)
-        if live.routing is not None and newest["CodeSha256"] != live.code_sha256:
-            raise lasting(
-                f"the unpublished code of {stage.function} is not what is live, so its environments cannot be started "
-                "anew without deploying it. Deploy the live release, then start again",
-                type="CodeDiffers",
-            )
-
-    def _restart(self, stage: Stage, mark: str) -> tuple[str, bool]:
-        """Publish the live code once more with one variable changed. Returns the version, and whether it was needed."""
-        routing = self._functions.routing(stage)
-        version = routing.version if routing else "$LATEST"
-        live = self._lambda.get_function_configuration(FunctionName=stage.function, Qualifier=version)
-        if live.get("Environment", {}).get("Variables", {}).get(_RESTARTED) == mark:
-            return version, False
-        newest = self._lambda.get_function_configuration(FunctionName=stage.function)
-        variables = newest.get("Environment", {}).get("Variables", {})
-        if variables.get(_RESTARTED) != mark:
-            self._lambda.update_function_configuration(
-                FunctionName=stage.function,
-                Environment={"Variables": variables | {_RESTARTED: mark}},
-                RevisionId=newest["RevisionId"],
-            )
-        self._functions.settle(stage, self._poll)
-        if routing is None:
-            return version, True
-        published = self._lambda.publish_version(FunctionName=stage.function, CodeSha256=live["CodeSha256"])["Version"]
-        self._functions.point(stage, routing.model_copy(update={"version": published, "weights": {}}))
-        return published, True
 
 
 def address_of(uri: str) -> Address:

@@ -62,6 +62,13 @@ class DeployInput(Facts):
     strategy: Strategy = "redeploy"
 
 
+class DeployAgain(Facts):
+    """Deploy what is live, whatever that is by then."""
+
+    stage: Stage
+    deployment_id: str = Field(min_length=1, description="Workflow id and step")
+
+
 class Deployed(Finding):
     """What a deployment did and what is live since."""
 

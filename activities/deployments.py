@@ -15,6 +15,7 @@ from activities.deployment_models import (
     AliasPointed,
     CheckTarget,
     Continued,
+    DeployAgain,
     Deployed,
     DeployInput,
     FindTarget,
@@ -67,7 +68,7 @@ class Deployments:
         self._ledger = DeployLedger(records)
         self._functions = Functions(functions)
         self._stacks = Stacks(cloudformation, poll)
-        self._cloudformation = CloudFormation(cloudformation, self._stacks, records)
+        self._cloudformation = CloudFormation(cloudformation, self._stacks, records, self._functions, poll)
 
     @activity.defn(name="deployments.find_target")
     @classified("find the release to go back to")
@@ -170,11 +171,38 @@ class Deployments:
             DeployTimeout, StackTimeout: it took longer than ``deploy.timeout``.
             WrongRelease: the engine reports success, but another release is live.
         """
+        return self._deployed(order)
+
+    @activity.defn(name="deployments.again", no_thread_cancel_exception=True)
+    @classified("deploy what is live once more")
+    def again(self, order: DeployAgain) -> Deployed:
+        """Deploy the live release once more, because its secrets have changed.
+
+        Raises:
+            CanaryUnderWay: traffic is split between two versions, and a deployment would end that.
+            as for ``deploy``.
+        """
+        live = self._functions.live(order.stage)
+        if live.routing is not None and live.routing.weights:
+            raise lasting(
+                f"alias {live.routing.alias} splits its traffic ({live.routing.described()}), and a deployment would "
+                "end that. Promote the canary or take it back, then start again",
+                type="CanaryUnderWay",
+            )
+        known = self._known(live, self._ledger.list(order.stage).entries)
+        strategy: Strategy = "command" if order.stage.deploy.engine == "command" else "redeploy"
+        return self._deployed(
+            DeployInput(stage=order.stage, release=known, deployment_id=order.deployment_id, strategy=strategy),
+            again=True,
+        )
+
+    def _deployed(self, order: DeployInput, *, again: bool = False) -> Deployed:
         stage = order.stage
         began = earlier().get("started_at")
         started = datetime.fromisoformat(began) if isinstance(began, str) else datetime.now(UTC)
         activity.heartbeat({"phase": "starting", **earlier(), "started_at": started.isoformat()})
-        outcome = self._engine(stage, order.strategy).deploy(stage, order.release, order.deployment_id)
+        engine = self._engine(stage, order.strategy)
+        outcome = (engine.again if again else engine.deploy)(stage, order.release, order.deployment_id)
         self._functions.settle(stage, self._poll)
         live = self._functions.live(stage)
         wanted = order.release

@@ -19,7 +19,7 @@ from temporalio import activity
 
 from activities import commands
 from activities.errors import lasting, passing
-from activities.functions import Functions
+from activities.functions import RESTARTED_VARIABLE, Functions
 from activities.progress import earlier
 from activities.records import Records
 from activities.releases import ReleaseFacts, is_live
@@ -58,14 +58,34 @@ class Engine(Protocol):
     def deploy(self, stage: Stage, release: ReleaseFacts, deployment_id: str) -> Outcome:
         """Deploy the release; safe to repeat with the same ``deployment_id``."""
 
+    def again(self, stage: Stage, release: ReleaseFacts, deployment_id: str) -> Outcome:
+        """Deploy what is live once more, so that every environment reads its secrets anew; safe to repeat."""
+
 
 class CloudFormation:
     """Updates the stack with the template that was saved when the release was deployed."""
 
-    def __init__(self, cloudformation: CloudFormationClient, stacks: Stacks, records: Records) -> None:
+    def __init__(
+        self,
+        cloudformation: CloudFormationClient,
+        stacks: Stacks,
+        records: Records,
+        functions: Functions,
+        poll: float,
+    ) -> None:
         self._cf = cloudformation
         self._stacks = stacks
         self._records = records
+        self._functions = functions
+        self._poll = poll
+
+    def again(self, stage: Stage, _release: ReleaseFacts, deployment_id: str) -> Outcome:
+        # The same template is no update, so it is the function itself that is started anew.
+        if problem := self._functions.reissue_problem(stage, self._functions.live(stage)):
+            raise problem
+        mark: dict[str, str | None] = {RESTARTED_VARIABLE: client_token(deployment_id)}
+        version, changed = self._functions.reissue(stage, self._poll, variables=mark)
+        return Outcome(changed=changed, how=f"started {stage.function} anew as version {version}")
 
     def problems(self, stage: Stage, release: ReleaseFacts) -> list[str]:
         found: list[str] = []
@@ -224,12 +244,26 @@ class Command:
                 began = bool(earlier().get("began"))
                 how = "deployed by an earlier attempt" if began else "it was live already"
                 return Outcome(changed=began, how=how)
-            if self._template:
-                outcome = self._run_template(workspace, stage, release, deployment_id)
-            else:
-                outcome = self._run_sst(workspace, stage, str(release.release), deployment_id)
+            return self._run(workspace, stage, release, deployment_id)
+
+    def again(self, stage: Stage, release: ReleaseFacts, deployment_id: str) -> Outcome:
+        workspace = commands.Workspace(stage, self._poll)
+        with workspace.alone():
             self._at_rest(stage)
-            return outcome
+            return self._run(workspace, stage, release, deployment_id)
+
+    def _run(self, workspace: commands.Workspace, stage: Stage, release: ReleaseFacts, deployment_id: str) -> Outcome:
+        if self._template:
+            outcome = self._run_template(workspace, stage, release, deployment_id)
+        elif release.release is None:
+            raise lasting(
+                f"the commit of {release.name} is not known, so sst cannot build it. Name the release by its commit",
+                type="MissingArtifact",
+            )
+        else:
+            outcome = self._run_sst(workspace, stage, release.release, deployment_id)
+        self._at_rest(stage)
+        return outcome
 
     def _at_rest(self, stage: Stage) -> None:
         if stage.stack is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import botocore.exceptions
 from pydantic import Field
+from temporalio.exceptions import ApplicationError
 
 from activities.errors import lasting, passing
 from activities.progress import pause
@@ -18,10 +19,13 @@ from activities.stage import Facts, Stage
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
-    from mypy_boto3_lambda.type_defs import AliasConfigurationResponseTypeDef
+    from mypy_boto3_lambda.type_defs import AliasConfigurationResponseTypeDef, FunctionConfigurationResponseTypeDef
 
 RELEASE_VARIABLE = "RELEASE"
 """Environment variable of the function that names the release it was built from."""
+
+RESTARTED_VARIABLE = "RUNBOOKS_RESTARTED"
+"""Environment variable whose change starts every environment of the function anew."""
 
 _SETTLE_SECONDS = 120.0
 
@@ -134,6 +138,101 @@ class Functions:
             raise
         return _routing(changed)
 
+    def reserved(self, stage: Stage) -> int | None:
+        """The function's reserved concurrency; ``None`` when it has none and shares the account's."""
+        found = self._lambda.get_function_concurrency(FunctionName=stage.function)
+        return found.get("ReservedConcurrentExecutions")
+
+    def reserve(self, stage: Stage, concurrency: int | None) -> None:
+        """Set the reserved concurrency; ``None`` takes the reservation away, 0 lets no call in."""
+        if concurrency is None:
+            self._lambda.delete_function_concurrency(FunctionName=stage.function)
+        else:
+            self._lambda.put_function_concurrency(FunctionName=stage.function, ReservedConcurrentExecutions=concurrency)
+
+    def provisioned(self, stage: Stage) -> int | None:
+        """How many environments are kept ready for the alias; ``None`` when none are."""
+        try:
+            found = self._lambda.get_provisioned_concurrency_config(FunctionName=stage.function, Qualifier=stage.alias)
+        except self._lambda.exceptions.ProvisionedConcurrencyConfigNotFoundException:
+            return None
+        return found.get("RequestedProvisionedConcurrentExecutions")
+
+    def reissue_problem(self, stage: Stage, live: Live) -> ApplicationError | None:
+        """Why the live code cannot be published once more with other settings; ``None`` when it can."""
+        if live.routing is None:
+            return None
+        if live.routing.weights:
+            return lasting(
+                f"the traffic of {stage.function} is split: {live.routing.described()}. End that first",
+                type="TrafficSplit",
+            )
+        newest = self._lambda.get_function_configuration(FunctionName=stage.function)
+        if newest["CodeSha256"] != live.code_sha256:
+            return lasting(
+                f"the unpublished code of {stage.function} is not what is live, so its environments cannot be started "
+                "anew without deploying it. Deploy the live release, then start again",
+                type="CodeDiffers",
+            )
+        return None
+
+    def reissue(
+        self, stage: Stage, poll: float, *, variables: dict[str, str | None], memory_mb: int | None = None
+    ) -> tuple[str, bool]:
+        """Publish the live code once more with these settings, and let the alias serve that.
+
+        Settings of a published version cannot be changed, so its environments are started anew by a new version. What
+        is not named stays as it is: the map of variables is merged, and ``None`` takes one away.
+
+        Returns:
+            The version that serves, and whether it was made for this.
+
+        Raises:
+            CodeDiffers, TrafficSplit: see :meth:`reissue_problem`.
+            FunctionChanged: somebody changed the function in between; retryable, because the caller looks again.
+        """
+        live = self.live(stage)
+        serving = self._lambda.get_function_configuration(FunctionName=stage.function, Qualifier=live.version)
+        if _has(serving, variables, memory_mb):
+            return live.version, False
+        if problem := self.reissue_problem(stage, live):
+            raise problem
+        self.settle(stage, poll)
+        newest = self._lambda.get_function_configuration(FunctionName=stage.function)
+        if not _has(newest, variables, memory_mb):
+            merged = {**newest.get("Environment", {}).get("Variables", {}), **variables}
+            try:
+                self._lambda.update_function_configuration(
+                    FunctionName=stage.function,
+                    MemorySize=memory_mb or newest["MemorySize"],
+                    Environment={"Variables": {name: value for name, value in merged.items() if value is not None}},
+                    RevisionId=newest["RevisionId"],
+                )
+            except botocore.exceptions.ClientError as error:
+                if error.response.get("Error", {}).get("Code") in _CHANGED_MEANWHILE:
+                    raise passing(
+                        f"{stage.function} was changed by somebody else just now; looking again", type="FunctionChanged"
+                    ) from None
+                raise
+            self.settle(stage, poll)
+        if live.routing is None:
+            return live.version, True
+        published = self._lambda.publish_version(FunctionName=stage.function, CodeSha256=live.code_sha256)["Version"]
+        self._ready(stage, published, poll)
+        self.point(stage, live.routing.model_copy(update={"version": published}))
+        return published, True
+
+    def _ready(self, stage: Stage, version: str, poll: float) -> None:
+        """Wait until a version that was just published may serve."""
+        waited = 0.0
+        while waited < _SETTLE_SECONDS:
+            found = self._lambda.get_function_configuration(FunctionName=stage.function, Qualifier=version)
+            if found.get("State", "Active") != "Pending":
+                return
+            pause(poll, f"waiting for version {version} of {stage.function}")
+            waited += poll
+        raise passing(f"version {version} of {stage.function} is still pending", type="FunctionBusy")
+
     def settle(self, stage: Stage, poll: float) -> None:
         """Wait until no update of the function is under way.
 
@@ -148,6 +247,14 @@ class Functions:
             pause(poll, f"waiting for {stage.function} to finish its update")
             waited += poll
         raise passing(f"{stage.function} is still updating after {_SETTLE_SECONDS:.0f} s", type="FunctionBusy")
+
+
+_CHANGED_MEANWHILE = ("PreconditionFailedException", "ResourceConflictException")
+
+
+def _has(found: FunctionConfigurationResponseTypeDef, variables: dict[str, str | None], memory_mb: int | None) -> bool:
+    has = found.get("Environment", {}).get("Variables", {})
+    return memory_mb in (None, found.get("MemorySize")) and all(has.get(name) == v for name, v in variables.items())
 
 
 def _routing(alias: AliasConfigurationResponseTypeDef) -> Routing:

@@ -59,6 +59,9 @@ class SeverityRule(Facts):
     to_share: float = Field(ge=0, le=1, description="up to, but not including, here (1 is included)")
     clocks: tuple[Clock, ...] = ()
     ladder: tuple[Level, ...] = Field((), description="Who is paged, in order, round and round; empty pages nobody")
+    missed: Level | None = Field(
+        None, description="Who is called when a clock is missed; the channel hears of it anyway"
+    )
     notify: tuple[str, ...] = Field((), description="Who is told at the declaration, besides the channel")
     ack_expires: timedelta | None = Field(
         None, gt=timedelta(0), description="An acknowledgement without any progress counts for this long"
@@ -103,6 +106,7 @@ def _defaults() -> dict[SeverityName, SeverityRule]:
                 _clock("post-mortem", "the post-mortem was held", "post_mortem", hours=48),
             ),
             ladder=_LADDER,
+            missed=_LEAD,
             notify=("engineering lead", "product and customer success"),
             ack_expires=timedelta(minutes=30),
             update_every=timedelta(minutes=30),
@@ -120,6 +124,7 @@ def _defaults() -> dict[SeverityName, SeverityRule]:
                 _clock("post-mortem", "the post-mortem was held", "post_mortem", weeks=1),
             ),
             ladder=_LADDER,
+            missed=_LEAD,
             notify=("engineering lead",),
             ack_expires=timedelta(hours=1),
             update_every=timedelta(hours=1),
@@ -134,6 +139,7 @@ def _defaults() -> dict[SeverityName, SeverityRule]:
                 _clock("response", "somebody has responded", "acknowledged", hours=4),
                 _clock("workaround", "a workaround or fix is in place", "mitigated", business_days=2),
             ),
+            missed=_ON_CALL,
             update_every=timedelta(hours=8),
             watch_every=timedelta(minutes=10),
             stable_for=timedelta(hours=1),
@@ -159,6 +165,7 @@ def _office() -> MaintenancePolicy:
 class IncidentPolicy(Facts):
     """All severities, and when people are at work."""
 
+    service: str = Field("Claude Projects State API", description="What people call the service, in declarations")
     severities: dict[SeverityName, SeverityRule] = Field(default_factory=_defaults)
     business_hours: MaintenancePolicy = Field(
         default_factory=_office, description="Time zone, hours of the week and holidays"

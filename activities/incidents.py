@@ -43,7 +43,7 @@ class OpenIncident(Facts):
     reason: str = Field(description="What is wrong, in one line")
     key: str = Field(description="Names the problem, such as the name of the alarm: one incident a key and stage")
     alert: str = Field(description="Id of this alert; for a workflow its id and step. Sent twice it counts once")
-    source: str = Field(description="What noticed it; asks for the run, so it must not be a person's name")
+    source: str = Field(description="Who or what noticed it; asks for the run, so in production it may not approve")
     severity: SeverityName | None = Field(None, description="Worked out from the evidence when absent")
     detected_at: AwareDatetime | None = None
     drill: bool = False

@@ -62,7 +62,7 @@ class LoadOrder(Facts):
 
 
 class Second(Facts):
-    """What ended within one second of the test."""
+    """What ended within one slice of the test: a second, or more where it was long."""
 
     at: datetime
     answered: int
@@ -71,7 +71,11 @@ class Second(Facts):
 
 
 class LoadReport(Finding):
-    """What the clients of the test saw. Times are counted from when a request was due, not from when it was sent."""
+    """What the clients of the test saw.
+
+    open: times are counted from when a request was due, not from when it was sent. closed: the requests that waiting
+    clients left out are added to the percentiles.
+    """
 
     began_at: datetime
     ended_at: datetime

@@ -50,6 +50,7 @@ class Mail(Facts):
     title: str = Field(description="The subject, one line")
     text: str = Field(description="Markdown, sent as plain text")
     links: dict[str, str] = Field(default_factory=dict, description="URL by label")
+    calendar: str | None = Field(None, description="An invitation (iCalendar) that goes with it")
 
 
 class TicketRequest(Facts):

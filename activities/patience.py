@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 from temporalio import activity
@@ -50,7 +51,8 @@ def patiently(
             future.set_exception(error)
 
     # A daemon, so that a worker that stops does not wait for the server.
-    threading.Thread(target=work, daemon=True, name=phase).start()
+    # In the activity's own context, so that what listens to its calls knows whose they are.
+    threading.Thread(target=copy_context().run, args=(work,), daemon=True, name=phase).start()
     activity.heartbeat({"phase": phase})
     while True:
         try:

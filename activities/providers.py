@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from email.message import EmailMessage
 from typing import TYPE_CHECKING, Any, Protocol
 
 import botocore.exceptions
@@ -115,6 +116,13 @@ class SesMail:
 
     def send(self, mail: Mail) -> None:
         try:
+            if mail.calendar is not None:
+                self._client.send_raw_email(
+                    Source=self._config.sender,
+                    Destinations=list(mail.to),
+                    RawMessage={"Data": with_invitation(mail, self._config.sender)},
+                )
+                return
             self._client.send_email(
                 Source=self._config.sender,
                 Destination={"ToAddresses": list(mail.to)},
@@ -125,6 +133,15 @@ class SesMail:
             )
         except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
             raise from_aws(error, f"send mail through SES ({self._name})") from None
+
+
+def with_invitation(mail: Mail, sender: str) -> bytes:
+    """The mail as MIME with the invitation as an alternative part, which calendars recognise and answer."""
+    message = EmailMessage()
+    message["Subject"], message["From"], message["To"] = one_line(mail.title), sender, ", ".join(mail.to)
+    message.set_content(with_links(mail.text, mail.links))
+    message.add_alternative(mail.calendar, subtype="calendar", params={"method": "REQUEST"})
+    return bytes(message)
 
 
 def bearer(resolver: SecretResolver, token: SecretRef | None) -> dict[str, str]:

@@ -42,30 +42,31 @@ def _one_line(text: object) -> str:
     return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in flat)
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Where the templates of reports are found, with the filters that they use."""
+    found = jinja2.Environment(
         loader=jinja2.PackageLoader("activities"),
         autoescape=jinja2.select_autoescape(("html", "html.j2")),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"moment": _moment, "line": _one_line}
-    environment.globals["marks"] = MARKS
-    return environment
+    found.filters |= {"moment": _moment, "line": _one_line}
+    found.globals["marks"] = MARKS
+    return found
 
 
 def render(record: RunRecord) -> dict[str, str]:
     """The report in each format, by file ending."""
-    environment = _environment()
+    templates = environment()
     drawn = {chart.title: svg for chart in record.series if (svg := draw(chart)) is not None}
     values = {"run": record.state, "facts": record.facts, "charts": record.charts | drawn}
     document = {**record.state, "facts": record.facts}
     if record.series:
         document["series"] = [chart.model_dump(mode="json") for chart in record.series]
     return {
-        "md": environment.get_template("report.md.j2").render(values),
-        "html": environment.get_template("report.html.j2").render(values),
+        "md": templates.get_template("report.md.j2").render(values),
+        "html": templates.get_template("report.html.j2").render(values),
         "json": json.dumps(document, indent=2, ensure_ascii=False),
     }
 

@@ -6,6 +6,7 @@ the one before it still goes on.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,15 @@ if TYPE_CHECKING:
 
 CATCH_UP = timedelta(days=7)
 """A run whose moment passed while Temporal was away is begun as long as it is no older than this."""
+
+
+PREFIX = "runbooks/"
+
+
+def schedule_id(runbook: str, stage: str) -> str:
+    """Id of the schedule of a runbook on a stage: one of each, whoever sets it."""
+    kebab = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", runbook).lower()
+    return f"{PREFIX}{kebab}/{stage}"
 
 
 class NextRun(Facts):

@@ -71,6 +71,31 @@ class SecretResolver:
         with self._lock:
             self._kept.pop(ref, None)
 
+    def store(self, ref: SecretRef, value: str) -> None:
+        """Put a value where the reference leads, in place of the one there.
+
+        Raises:
+            NotWritable: it is in a file or variable, which this project does not write.
+        """
+        kind, _, place = ref.partition(":")
+        try:
+            if kind == "ssm":
+                self._ssm.put_parameter(Name=place, Value=value, Type="SecureString", Overwrite=True)
+            elif kind == "secretsmanager":
+                name, _, field = place.partition("#")
+                if field:
+                    fields = json.loads(self._secretsmanager.get_secret_value(SecretId=name)["SecretString"])
+                    value = json.dumps(fields | {field: value})
+                self._secretsmanager.put_secret_value(SecretId=name, SecretString=value)
+            else:
+                raise lasting(
+                    f"the secret is in {ref}, which only a person can change. Change it there, and deploy",
+                    type="NotWritable",
+                )
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+            raise from_aws(error, f"store the secret {ref}") from None
+        self.forget(ref)
+
     @staticmethod
     def _file(ref: SecretRef, path: Path) -> str:
         try:

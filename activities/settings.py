@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -83,6 +83,40 @@ class Ui(Part):
     url: str = Field("http://localhost:8233", description="Base URL of the Temporal UI, for links in messages")
 
 
+class AlarmRule(Part):
+    """Which incident an alarm opens. The first rule whose pattern fits the alarm's name holds."""
+
+    alarm: str = Field(description="Name of the alarm, with * for anything", min_length=1)
+    stage: str
+    severity: Literal["P1", "P2", "P3", "P4"] | None = Field(
+        None, description="Worked out from the evidence when absent"
+    )
+    key: str | None = Field(None, description="Name of the problem; the alarm's name when absent")
+
+
+class Receiver(Part):
+    """Takes alerts over HTTP and opens incidents; what arrives while Temporal is away is kept on disk."""
+
+    listen: str = Field("127.0.0.1:8085", pattern=r"^[\w.:\[\]-]+:\d+$", description="Address and port")
+    spool: Path = Field(description="Folder on a disk that outlives the process")
+    token: SecretRef | None = Field(None, description="Bearer token of POST /alerts; closed when absent")
+    topics: tuple[str, ...] = Field((), description="ARNs of the SNS topics that POST /sns takes; closed when empty")
+    alarms: tuple[AlarmRule, ...] = Field((), description="Which alarm opens what")
+    with_worker: bool = Field(True, description="Whether the worker runs it too; else python -m worker.receiver")
+    certificates: str | None = Field(
+        None, description="Only for an emulator: where SNS's certificates come from instead of AWS"
+    )
+
+
+class Rehearsal(Part):
+    """What the monthly rehearsal goes through, where the examples of the runbooks do not fit the team."""
+
+    inputs: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="Input of a runbook by its name; stage, reason and dry_run are filled in"
+    )
+    skip: tuple[str, ...] = Field((), description="Names of runbooks that this team does not use")
+
+
 class Settings(BaseSettings):
     """The whole of ``runbooks.toml``."""
 
@@ -94,6 +128,8 @@ class Settings(BaseSettings):
     records: RecordsStore = RecordsStore()
     providers: Providers = Providers()
     ui: Ui = Ui()
+    rehearsal: Rehearsal = Rehearsal()
+    receiver: Receiver | None = Field(None, description="Takes alerts over HTTP; none does when absent")
     task_queue: str = "runbooks"
     stages: dict[str, Stage] = Field(default_factory=dict)
     approvers: dict[str, PublicKey] = Field(
@@ -148,7 +184,12 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(
+            ": ".join(
+                part for part in (".".join(str(p) for p in e["loc"]), e["msg"].removeprefix("Value error, ")) if part
+            )
+            for e in error.errors()
+        )
         raise ConfigError(f"{path}: {problems}") from None
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None

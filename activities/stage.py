@@ -58,6 +58,30 @@ class GatewayFacts(Facts):
 class DatabaseFacts(Facts):
     uri: SecretRef = Field(description="Reference to the connection string")
     name: str = Field(description="Database within the cluster")
+    operator_uri: SecretRef | None = Field(
+        None, description="Connection string of a user who may profile the database; the API's own when absent"
+    )
+
+
+FieldPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_@][\w.@]*$", max_length=100)]
+"""A field of a JSON log line as Logs Insights names it, such as ``error.type``."""
+
+
+class LogFields(Facts):
+    """What the API calls the fields of its log lines, and the gateway those of its access log."""
+
+    status: FieldPath = "statusCode"
+    method: FieldPath = "method"
+    route: FieldPath = Field("route", description="Route or path")
+    client: FieldPath = Field("apiKeyId", description="Id or fingerprint of the client's key, never the key")
+    duration: FieldPath = "durationMs"
+    error: FieldPath = Field("error", description="Text of an error")
+    error_type: FieldPath = "errorType"
+    gateway_status: FieldPath = "status"
+    gateway_method: FieldPath = "method"
+    gateway_path: FieldPath = "path"
+    gateway_client: FieldPath = "ip"
+    gateway_latency: FieldPath = "latency"
 
 
 class DeployPolicy(Facts):
@@ -74,6 +98,19 @@ class DeployPolicy(Facts):
         (), description="argv run in a fresh git checkout before SST deploys it, such as npm ci; no shell"
     )
     timeout: timedelta = timedelta(minutes=30)
+
+
+class SourceFacts(Facts):
+    """Where in the repository the capacity of the function is decided."""
+
+    config: str = Field("sst.config.ts", description="File with memory and provisioned concurrency")
+    pool: str = Field("src/app.module.ts", description="File with maxPoolSize and minPoolSize")
+    pool_variable: str | None = Field(
+        None,
+        pattern=r"^[A-Z][A-Z0-9_]*$",
+        description="Environment variable by which the code takes its maxPoolSize; absent: a deployment changes it",
+    )
+    pool_size: int = Field(100, ge=1, description="maxPoolSize without that variable; 100 is the driver's own")
 
 
 class RollbackPolicy(Facts):
@@ -139,6 +176,58 @@ class BackupPolicy(Facts):
     atlas: AtlasFacts | None = Field(None, description="Needed for provider 'atlas'")
 
 
+Role = Literal["primary", "backup", "internal"]
+"""What a key of the API is for: clients, clients in need, the team's own services."""
+
+
+class ApiClient(Facts):
+    """One client of the API: which key it has, who answers for it, and how that person is reached."""
+
+    name: str = Field(pattern=r"^[\w .@-]{1,40}$", description="As it calls itself in X-Client-Name or its user agent")
+    owner: str = Field(description="Who answers for it")
+    key: Role = "primary"
+    mail: tuple[str, ...] = Field((), description="Addresses that its notices go to")
+    chat: tuple[str, ...] = Field((), description="Chat providers, tried in order, that its notices go to")
+
+
+class RotatedSecret(Facts):
+    """A secret that is rotated: what the deploy engine calls it, and where its versions are kept."""
+
+    name: str = Field(pattern=r"^[A-Z][A-Za-z0-9]*$", description="As the deploy engine knows it, such as ApiKeys")
+    store: str = Field(
+        pattern=r"^[\w+=.@-]+(/[\w+=.@-]+)*$",
+        description="Name in Secrets Manager under which its versions are staged; parts of it are beneath that name",
+    )
+    ref: SecretRef | None = Field(
+        None,
+        description="Where the API reads it; needed where the engine is not SST v3 or v4, which keep it themselves",
+    )
+    every: timedelta | None = Field(None, description="From one rotation to the next; the document's own when absent")
+    pair: str | None = Field(
+        None, description="Secrets of the same pair, on any stage, never rotate within one overlap of each other"
+    )
+
+
+class RotationPolicy(Facts):
+    """Which secrets of the stage are rotated, and whom that concerns."""
+
+    api_keys: RotatedSecret | None = None
+    database: RotatedSecret | None = None
+    signing: RotatedSecret | None = None
+    clients: tuple[ApiClient, ...] = Field((), description="Who has which key of the API")
+    guide: str | None = Field(None, description="URL of the guide that clients follow to change their key")
+    rehearse_on: str | None = Field(None, description="Stage that is rotated first; a production stage needs one")
+    key_field: str = Field("apiKeyId", pattern=r"^[\w.@]+$", description="Field of the API's log lines: id of the key")
+    client_field: str = Field("client", pattern=r"^[\w.@]+$", description="Field of the log lines: name of the client")
+    status_field: str = Field("statusCode", pattern=r"^[\w.@]+$", description="Field of the log lines: HTTP status")
+    users: Literal["mongodb", "atlas"] = Field(
+        "mongodb", description="How database users are made: by command, or by the Administration API (Atlas)"
+    )
+    users_uri: SecretRef | None = Field(
+        None, description="Connection string of a user who may make and drop users; needed for users = 'mongodb'"
+    )
+
+
 class Channels(Facts):
     """Where announcements of this stage go. Each names a provider configured for the worker."""
 
@@ -161,6 +250,12 @@ class Stage(Facts):
     url: str = Field(description="Base URL of the API, without a trailing slash")
     api_key: SecretRef = Field(description="Reference to a key that may call the API")
     log_group: str = Field(description="Log group of the function")
+    log_fields: LogFields = LogFields()
+    limits_parameter: str | None = Field(
+        None,
+        pattern=r"^/[\w./-]+$",
+        description="SSM parameter in which the API reads limits by client: JSON, key id to per_minute and until",
+    )
     gateway: GatewayFacts
     database: DatabaseFacts
     deploy: DeployPolicy = DeployPolicy()
@@ -175,9 +270,14 @@ class Stage(Facts):
         False, description="Whether gates take only decisions signed with the key that is registered for the approver"
     )
     maintenance: MaintenancePolicy | None = Field(None, description="When it may be migrated; absent means always")
+    rotation: RotationPolicy = RotationPolicy()
     channels: Channels = Channels()
     incidents: IncidentPolicy | None = Field(
         None, description="Severities, clocks and who is called; the document's table when absent"
+    )
+    source: SourceFacts = SourceFacts()
+    load_hosts: tuple[str, ...] = Field(
+        (), description="Hosts that a load test of this stage may be pointed at, besides this machine"
     )
     ui_url: str | None = Field(None, description="Base URL of the Temporal UI; filled in from the settings")
     migrations_queue: str | None = Field(

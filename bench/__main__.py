@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from bench import canary, migration, overhead
+from bench import canary, migration, overhead, waiting, workers
 
-BENCHMARKS = (overhead, canary, migration)
+BENCHMARKS = (overhead, waiting, canary, migration, workers)
 
 
 def main(names: list[str]) -> None:

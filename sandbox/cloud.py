@@ -19,12 +19,23 @@ import httpx
 from activities.records import DeployLedger, Records
 from activities.releases import LedgerEntry
 from activities.settings import RecordsStore, Settings
-from activities.stage import BackupPolicy, Channels, DatabaseFacts, DeployPolicy, GatewayFacts, Stage
+from activities.stage import (
+    ApiClient,
+    BackupPolicy,
+    Channels,
+    DatabaseFacts,
+    DeployPolicy,
+    GatewayFacts,
+    Role,
+    RotatedSecret,
+    RotationPolicy,
+    Stage,
+)
 from sandbox import guard, mongodb
 from sandbox.api import data
 from sandbox.api.checkout import write_checkout
 from sandbox.api.releases import Release, build
-from sandbox.api.stack import ALIAS, APP, api_name, invoke_url, secret_parameter, service_name
+from sandbox.api.stack import ALIAS, APP, api_name, invoke_url, limits_parameter, secret_parameter, service_name
 from sandbox.connections import ACCESS_KEY, SENDER, environment
 from sandbox.parts import ACCOUNT, REGION, Site
 from sandbox.state import STAGES
@@ -33,6 +44,13 @@ _DEPLOY_SECONDS = 120.0
 _HEALTHY_SECONDS = 15.0
 _POLL = 0.1
 _DOMAIN = SENDER.partition("@")[2]
+ROLES: tuple[Role, ...] = ("primary", "backup", "internal")
+_CLIENTS = (
+    ApiClient(name="dashboard", owner="Dana (dashboard)", key="primary", mail=(f"dashboard@{_DOMAIN}",)),
+    ApiClient(name="mobile-app", owner="Mo (mobile)", key="primary", mail=(f"mobile@{_DOMAIN}",), chat=("slack",)),
+    ApiClient(name="nightly-import", owner="Nils (data)", key="backup", mail=(f"data@{_DOMAIN}",)),
+    ApiClient(name="operational-runbooks", owner="operations", key="internal", chat=("slack",)),
+)
 _STAKEHOLDERS = (f"engineering@{_DOMAIN}", f"customer-success@{_DOMAIN}")
 
 
@@ -51,6 +69,7 @@ class Cloud:
         endpoint = site.url("aws")
         self._s3 = self._session.client("s3", endpoint_url=endpoint)
         self._ssm = self._session.client("ssm", endpoint_url=endpoint)
+        self._secrets = self._session.client("secretsmanager", endpoint_url=endpoint)
         self._ses = self._session.client("ses", endpoint_url=endpoint)
         self._stacks = self._session.client("cloudformation", endpoint_url=endpoint)
         self._functions = self._session.client("lambda", endpoint_url=endpoint)
@@ -71,8 +90,11 @@ class Cloud:
             keys = vault.stages[stage].api_keys
             self._put(secret_parameter(stage, "ApiKeys"), ",".join(keys))
             self._put(secret_parameter(stage, "MongoDBUri"), mongodb.api_uri(port, vault, stage))
-            self._put(operator_key_parameter(stage), keys[0])
+            self._put(secret_parameter(stage, "JwtSecret"), vault.stages[stage].signing_secret)
+            for role, key in zip(ROLES, keys, strict=True):
+                self._keep(f"{secret_store(stage, 'ApiKeys')}/{role}", key)
             self._put(operator_uri_parameter(stage), mongodb.operator_uri(port, vault, stage))
+            self._put(users_uri_parameter(stage), mongodb.admin_uri(port, vault))
 
     def seed(self) -> None:
         """Give each stage's database its sessions and the index that their list needs."""
@@ -121,7 +143,7 @@ class Cloud:
             alias=ALIAS,
             stack=service,
             url=invoke_url(self._site.url("aws"), outputs["ApiId"], outputs["ApiStage"]),
-            api_key=f"ssm:{operator_key_parameter(name)}",
+            api_key=f"secretsmanager:{secret_store(name, 'ApiKeys')}/internal",
             log_group=f"/aws/lambda/{service}",
             gateway=GatewayFacts(
                 name=api_name(name),
@@ -129,11 +151,30 @@ class Cloud:
                 api_id=outputs["ApiId"],
                 log_group=f"/aws/apigateway/{service}",
             ),
-            database=DatabaseFacts(uri=f"ssm:{secret_parameter(name, 'MongoDBUri')}", name=mongodb.database(name)),
+            database=DatabaseFacts(
+                uri=f"ssm:{secret_parameter(name, 'MongoDBUri')}",
+                name=mongodb.database(name),
+                operator_uri=f"ssm:{operator_uri_parameter(name)}",
+            ),
+            limits_parameter=limits_parameter(name),
             backup=BackupPolicy(uri=f"ssm:{operator_uri_parameter(name)}"),
             deploy=DeployPolicy(engine="sst", app=APP, releases=str(self._site.layout.releases)),
+            rotation=RotationPolicy(
+                api_keys=RotatedSecret(name="ApiKeys", store=secret_store(name, "ApiKeys")),
+                database=RotatedSecret(name="MongoDBUri", store=secret_store(name, "MongoDBUri")),
+                signing=RotatedSecret(name="JwtSecret", store=secret_store(name, "JwtSecret")),
+                clients=_CLIENTS,
+                guide="https://wiki.example.com/state-api/change-your-key",
+                rehearse_on="staging" if name == "production" else None,
+                users_uri=f"ssm:{users_uri_parameter(name)}",
+            ),
             channels=Channels(stakeholders=_STAKEHOLDERS),
         )
+
+    def key(self, stage: str, role: Role) -> str:
+        """The key of that role as it is now: keys are rotated."""
+        found = self._secrets.get_secret_value(SecretId=f"{secret_store(stage, 'ApiKeys')}/{role}")
+        return found["SecretString"]
 
     def await_healthy(self, stage: Stage) -> None:
         """Ask ``/health`` and, with the operator's key, ``/health/ready`` until both answer 200.
@@ -141,7 +182,7 @@ class Cloud:
         Raises:
             CloudError: they did not in time.
         """
-        headers = {"X-Api-Key": self._site.vault.stages[stage.name].api_keys[0]}
+        headers = {"X-Api-Key": self.key(stage.name, "internal")}
         deadline = time.monotonic() + _HEALTHY_SECONDS
         with httpx.Client(headers=headers, timeout=_HEALTHY_SECONDS, trust_env=False) as client:
             for path in ("/health", "/health/ready"):
@@ -152,6 +193,12 @@ class Cloud:
 
     def _put(self, name: str, value: str) -> None:
         self._ssm.put_parameter(Name=name, Value=value, Type="SecureString", Overwrite=True)
+
+    def _keep(self, name: str, value: str) -> None:
+        try:
+            self._secrets.create_secret(Name=name, SecretString=value)
+        except self._secrets.exceptions.ResourceExistsException:
+            self._secrets.put_secret_value(SecretId=name, SecretString=value)
 
     def _outputs(self, stage: str) -> Mapping[str, str]:
         stack = self._stacks.describe_stacks(StackName=service_name(stage))["Stacks"][0]
@@ -180,8 +227,13 @@ class Cloud:
         )
 
 
-def operator_key_parameter(stage: str) -> str:
-    return f"/runbooks/{stage}/operator-api-key"
+def secret_store(stage: str, secret: str) -> str:
+    """Where the versions of a rotated secret are kept in Secrets Manager."""
+    return f"{APP}/{stage}/{secret}"
+
+
+def users_uri_parameter(stage: str) -> str:
+    return f"/runbooks/{stage}/users-database-uri"
 
 
 def operator_uri_parameter(stage: str) -> str:

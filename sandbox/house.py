@@ -21,10 +21,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
 from activities.releases import LedgerEntry
+from activities.stage import Role
 from sandbox import connections, mongodb, processes
 from sandbox.api import data
 from sandbox.api.releases import CATALOGUE
-from sandbox.cloud import Cloud, CloudError
+from sandbox.cloud import ROLES, Cloud, CloudError
 from sandbox.events import Events
 from sandbox.hub.faults import Fault
 from sandbox.parts import PARTS, Site
@@ -154,16 +155,36 @@ class House:
             else:
                 self._hub("DELETE", f"/_control/fail/{quote(target)}")
 
-    def traffic(self, stage: str, rate: float, seconds: float) -> Traffic:
-        """Start traffic at a stage, with the operator's key; see :class:`sandbox.traffic.Traffic` for its figures.
+    def key(self, stage: str, role: Role = "primary") -> str:
+        """A key of the stage's API, as it is now."""
+        return Cloud(self._site("aws")).key(self._stage(stage), role)
+
+    def traffic(
+        self,
+        stage: str,
+        rate: float,
+        seconds: float,
+        client: int = 0,
+        *,
+        key: str | None = None,
+        name: str = "dashboard",
+    ) -> Traffic:
+        """Start a client's traffic at a stage; see :class:`sandbox.traffic.Traffic` for its figures.
+
+        Args:
+            client: which of the three keys it has: 0 the primary, 1 the backup, 2 the internal one.
+            key: a key that it goes on using, whatever the present ones are.
+            name: what it calls itself.
 
         Raises:
             HouseError: no such stage, or a rate or time out of bounds.
         """
         site = self._site("aws")
         with _one_line(f"could not start traffic at {stage}"):
-            url = Cloud(site).stage(self._stage(stage)).url
-            return Traffic(url, rate, site.vault.stages[stage].api_keys[0], seconds=seconds).start()
+            cloud = Cloud(site)
+            url = cloud.stage(self._stage(stage)).url
+            own = key or cloud.key(stage, ROLES[client])
+            return Traffic(url, rate, own, seconds=seconds, name=name).start()
 
     def events(self, stage: str) -> Events:
         """The stage's large collection, which migrations are rehearsed on.

@@ -77,7 +77,8 @@ class StageSecrets(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     api_keys: tuple[str, ...] = Field(default_factory=lambda: tuple(str(uuid.uuid4()) for _ in range(3)))
-    """Keys that the API accepts; the first is the operator's."""
+    """Keys that the API accepts at first: the primary, the backup and the internal one."""
+    signing_secret: str = Field(default_factory=lambda: secrets.token_urlsafe(32))
     api_password: str = Field(default_factory=lambda: secrets.token_urlsafe(24))
     operator_password: str = Field(default_factory=lambda: secrets.token_urlsafe(24))
 

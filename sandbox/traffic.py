@@ -106,6 +106,7 @@ class Traffic:
         *,
         seconds: float = MAX_SECONDS,
         seed: int | None = None,
+        name: str | None = None,
     ) -> None:
         if urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1"):
             raise NotLoopbackError(f"traffic goes to this machine only, not to {urlsplit(url).hostname}")
@@ -117,6 +118,8 @@ class Traffic:
         self._rate = rate
         self._seconds = seconds
         self._headers = {"X-Api-Key": api_key} if api_key else {}
+        if name:
+            self._headers["X-Client-Name"] = name
         self._random = random.Random(seed)
         self._ids: deque[str] = deque(maxlen=_KNOWN_IDS)
         self._log = _Log()

@@ -12,9 +12,12 @@ from typer.exceptions import TyperException
 from starters import operator_commands, run_commands
 from starters.catalog import Catalog, catalog
 from starters.demo import demo
+from starters.doctor import doctor
+from starters.incident_commands import incident
 from starters.keys import keys
 from starters.problems import EXIT_CODES, Code, explained
 from starters.sandbox_commands import sandbox
+from starters.schedule_commands import schedules
 from workflows.catalog import RUNBOOKS
 
 app = typer.Typer(
@@ -34,6 +37,8 @@ _PANELS: dict[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
         ("show", run_commands.show),
         ("report", run_commands.report),
         ("locks", run_commands.locks),
+        ("examples", run_commands.examples),
+        ("doctor", doctor),
     ),
     "Answer and steer": (
         ("approve", operator_commands.approve),
@@ -46,6 +51,7 @@ _PANELS: dict[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
         ("tick", operator_commands.tick),
         ("extend", operator_commands.extend),
         ("end-wait", operator_commands.end_wait),
+        ("acknowledge", operator_commands.acknowledge),
         ("hold", operator_commands.hold),
         ("release", operator_commands.release),
         ("promote", operator_commands.promote),
@@ -55,7 +61,9 @@ _PANELS: dict[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
 for _panel, _commands in _PANELS.items():
     for _name, _command in _commands:
         app.command(_name, rich_help_panel=_panel, epilog=EXIT_CODES)(_command)
+app.add_typer(incident, name="incident", rich_help_panel="Answer and steer", epilog=EXIT_CODES)
 app.add_typer(keys, name="keys", rich_help_panel="Answer and steer", epilog=EXIT_CODES)
+app.add_typer(schedules, name="schedules", rich_help_panel="Runs", epilog=EXIT_CODES)
 app.add_typer(sandbox, name="sandbox", rich_help_panel="Try it", epilog=EXIT_CODES)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from starters.demo_capacity import Restart, Scale
 from starters.demo_migration import Migration
 from starters.demo_play import STAGE, Play, percent
 from starters.output import AsJson, Output
@@ -31,6 +32,8 @@ class Scenario(StrEnum):
     ROLLBACK = "rollback"
     CANARY = "canary"
     MIGRATION = "migration"
+    RESTART = "restart"
+    SCALE = "scale"
 
 
 class _Rollback(Play):
@@ -63,7 +66,13 @@ class _Canary(Play):
         )
 
 
-_PLAYS = {Scenario.ROLLBACK: _Rollback, Scenario.CANARY: _Canary, Scenario.MIGRATION: Migration}
+_PLAYS: dict[Scenario, type[Play]] = {
+    Scenario.ROLLBACK: _Rollback,
+    Scenario.CANARY: _Canary,
+    Scenario.MIGRATION: Migration,
+    Scenario.RESTART: Restart,
+    Scenario.SCALE: Scale,
+}
 
 
 def demo(
@@ -71,7 +80,8 @@ def demo(
         Scenario,
         typer.Argument(
             help="rollback: back at once. canary: back step by step, with bakes of 15 s instead of 15 min. "
-            "migration: 50,000 documents, a killed worker, an abort that is undone."
+            "migration: 50,000 documents, a killed worker, an abort that is undone. "
+            "restart: all traffic stopped, the worker killed, and traffic back. scale: no cold starts for a while."
         ),
     ] = Scenario.ROLLBACK,
     auto_approve: Annotated[bool, typer.Option("--auto-approve", help="Answer the run's questions with yes.")] = False,

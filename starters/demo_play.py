@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -74,20 +74,34 @@ class Play:
         good = self._measured(traffic, 4)
         self._aside(f"clients see: {_seen(good)}")
 
-        self._scene("deploying a release that is broken")
-        entry = house.deploy(STAGE, "broken")
-        before = self._measured(traffic, 1)
-        self._aside(f"release {entry.release} is live; clients see: {_seen(before)}", "bold red")
+        before = self.trouble(house, traffic)
 
         self._scene(f"starting {self.runbook.__name__}")
         request = self.request(before)
         started = connected(lambda session: runs.begin(session, self.runbook, request))
         self._output.line(f"  the run in the Temporal UI: {started.ui}")
-        state = self._watch(started)
+        with self.meanwhile(child, traffic):
+            state = self._watch(started)
         end = connected(lambda session: runs.ended(session, started.id))
 
         after = self._measured(traffic, 1)
+        self.afterwards(end)
         return self._curtain(house, started, state, end, before, after)
+
+    def trouble(self, house: House, traffic: Traffic) -> Stats:
+        """What goes wrong first. Returns what clients see of it."""
+        self._scene("deploying a release that is broken")
+        entry = house.deploy(STAGE, "broken")
+        before = self._measured(traffic, 1)
+        self._aside(f"release {entry.release} is live; clients see: {_seen(before)}", "bold red")
+        return before
+
+    def meanwhile(self, _child: WorkerChild, _traffic: Traffic) -> AbstractContextManager[None]:
+        """What else happens while the run runs."""
+        return nullcontext()
+
+    def afterwards(self, end: Ended) -> None:
+        """What is to be seen when the run has ended."""
 
     def _watch(self, started: Started) -> RunState | None:
         """Show the run, and answer its questions or let them be answered."""

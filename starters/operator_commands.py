@@ -12,6 +12,7 @@ from starters.output import AsJson, Output
 from starters.problems import Code, Problem
 from starters.run_commands import RunId
 from starters.session import Session, connected, somebody
+from workflows.api_key_model import Acknowledge
 from workflows.canary_model import Steer
 from workflows.details import clock
 from workflows.gates import Refused
@@ -157,6 +158,18 @@ def extend(
 def end_wait(run: RunId, wait: WaitId = None, by: Who = None, reason: Reason = None, as_json: AsJson = False) -> None:
     """End a wait now."""
     _update(run, "end_wait", runs.message(EndWait, by=somebody(by), wait=wait, reason=reason), as_json)
+
+
+def acknowledge(
+    run: RunId,
+    client: Annotated[str, typer.Option("--client", help="Name of the client, as it is registered.")],
+    by: Who = None,
+    reason: Reason = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say that a client uses its new key now, in a rotation of API keys."""
+    who = somebody(by)
+    _signal(run, "acknowledge", runs.message(Acknowledge, by=who, client=client, reason=reason), who, as_json)
 
 
 Why = Annotated[str, typer.Option("--reason", help="Why; needed here, and stands on the timeline and in the report.")]

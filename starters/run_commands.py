@@ -10,11 +10,11 @@ import typer
 from rich.text import Text
 from temporalio.client import WorkflowExecutionStatus
 
-from starters import reports, runs, screen
+from starters import reports, runs, screen, seeds
 from starters.catalog import find
 from starters.live import Follower
 from starters.output import AsJson, Output
-from starters.problems import Code
+from starters.problems import Code, Problem
 from starters.runs import Ended, Started
 from starters.schema import typed, validated
 from starters.session import Session, connected, me
@@ -155,3 +155,21 @@ def locks(
     """Who has a stage to itself, and who waits for it."""
     view = connected(lambda session: runs.lock_of(session, stage))
     Output(as_json).show(view, screen.lock_view(view))
+
+
+def examples(
+    context: typer.Context,
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="The stage that they look at.")],
+    as_json: AsJson = False,
+) -> None:
+    """Start the example of every runbook as a dry run, so that the Temporal UI can fill its form. Safe to repeat."""
+
+    async def begin(session: Session) -> dict[str, bool]:
+        if stage not in session.settings.stages:
+            known = ", ".join(session.settings.stages) or "none"
+            raise Problem(f"there is no stage {stage} in the settings; there are: {known}", Code.BAD_INPUT)
+        return await seeds.begin_examples(session, context.obj, stage)
+
+    begun = connected(begin)
+    lines = [f"{'started' if fresh else 'was there'}  {name}" for name, fresh in begun.items()]
+    Output(as_json).show(begun, Text("\n".join(lines)))

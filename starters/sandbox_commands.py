@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,9 +20,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from activities.clients import Aws
+from activities.functions import Functions
 from activities.settings import load_settings
+from starters import seeds
 from starters.output import AsJson, Output
 from starters.problems import Code, Problem
+from starters.session import connected
+from workflows.catalog import RUNBOOKS
+from workflows.model import Outcome
 
 if TYPE_CHECKING:
     from sandbox.house import House, PartStatus
@@ -97,9 +105,15 @@ def up(
             return
         from starters.worker_child import WorkerChild
 
-        with WorkerChild(house.environment(), house.layout.log("worker"), output.line) as child:
+        with (
+            WorkerChild(house.environment(), house.layout.log("worker"), output.line) as child,
+            _seeding(directory, house.layout.log("seeds")),
+        ):
             output.line(f"worker started, process {child.pid}; its log is {house.layout.log('worker')}", "green")
             output.show(*_address_book(house, timing.total))
+            output.line(
+                "\nWithin a minute the UI has a finished example of every runbook: 'Start workflow like this one'."
+            )
             output.line("Ctrl-C stops it all.", "dim")
             house.watch()
             output.line("stopping")
@@ -108,6 +122,19 @@ def up(
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
+
+
+@contextmanager
+def _seeding(directory: Path, log: Path) -> Iterator[None]:
+    """``sandbox seed`` beside what else goes on, for as long as the block lasts."""
+    with log.open("ab") as out:
+        command = [sys.executable, "-m", "starters", "sandbox", "seed", "--dir", str(directory)]
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)  # noqa: S603
+    try:
+        yield
+    finally:
+        child.terminate()
+        child.wait()
 
 
 def _address_book(house: House, seconds: float) -> tuple[dict[str, Any], RenderableType]:
@@ -138,6 +165,24 @@ def _address_book(house: House, seconds: float) -> tuple[dict[str, Any], Rendera
         Text("\nTry, in another terminal:"),
         *(Text(f"  {line}", no_wrap=True, overflow="ignore") for line in lines),
     )
+
+
+@sandbox.command()
+def seed(directory: Directory = DEFAULT_DIRECTORY, as_json: AsJson = False) -> int:
+    """Leave a finished example of every runbook in the Temporal UI, and a backup of each stage. It needs a worker."""
+    output = Output(as_json)
+    with opened(directory, output.line) as house:
+        with environment_of(house):
+            settings = load_settings()
+            production = settings.stages["production"]
+            versions = Functions(Aws(settings).functions).published(production)
+        if len(versions) < 2:
+            house.deploy("production", "better")  # a rollback's example needs something to go back to
+        with environment_of(house):
+            outcomes = connected(lambda session: seeds.seed(session, RUNBOOKS))
+    output.show(outcomes, "\n".join(f"{name}: {outcome}" for name, outcome in outcomes.items()))
+    well = all(outcome in (Outcome.COMPLETED, Outcome.DRY_RUN) for outcome in outcomes.values())
+    return Code.DONE if well else Code.RUN_FAILED
 
 
 @sandbox.command()

@@ -7,31 +7,53 @@ from typing import Any
 
 from temporalio.client import Client
 
+from activities.alarms import AlarmSettings
 from activities.api import Api
+from activities.api_keys import ApiKeys
+from activities.api_secrets import ApiSecrets
+from activities.atlas_advisor import AtlasAdvisor
 from activities.backups import Backups
 from activities.batches import Batches
 from activities.canary import Canary
+from activities.client_limits import ClientLimits
 from activities.clients import Aws, http_client
+from activities.config_files import ConfigFiles
 from activities.connection_string import ConnectionString
 from activities.database import Database
 from activities.deployments import Deployments
+from activities.function_capacity import FunctionCapacity
+from activities.function_settings import FunctionLimits
 from activities.in_flight import Runs
 from activities.incidents import Incidents
 from activities.indexes import Indexes
+from activities.key_usage import KeyLog
+from activities.load import Load
 from activities.locks import Locks
 from activities.logs import Logs
 from activities.metrics import Metrics
 from activities.migrations import Migrations
 from activities.notifications import Notifications
+from activities.post_mortem import PostMortems
+from activities.profiler import Profiler
+from activities.pulse import Pulses
 from activities.records import Records
+from activities.rehearsals import Case, Rehearsals
 from activities.reports import Reports
+from activities.rotation_log import RotationLog
 from activities.schedules import Schedules
 from activities.secret_refs import SecretResolver
 from activities.settings import Settings
+from activities.signs import Signs
 from activities.stacks import Stacks
+from activities.staged_secrets import StagedSecrets
 from activities.stages import Stages
+from activities.symptom_logs import SymptomLogs
+from activities.symptom_metrics import SymptomMetrics
 from activities.tickets import Tickets
+from activities.tier import ClusterTier
 from activities.traffic import Traffic
+from workflows.catalog import RUNBOOKS
+from workflows.rehearsal import Rehearsal
 
 
 def build_activities(settings: Settings, client: Client) -> list[Callable[..., Any]]:
@@ -40,30 +62,59 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
     http = http_client()
     resolver = SecretResolver(aws.ssm, aws.secretsmanager)
     records = Records(aws.s3, settings)
+    api = Api(http, resolver)
+    signs = Signs(aws.cloudwatch, aws.logs, aws.functions, records)
+    deployments = Deployments(aws.cloudformation, aws.functions, records)
+    staged, secrets = StagedSecrets(aws.secretsmanager), ApiSecrets(resolver, aws.functions)
+    key_log = KeyLog(aws.logs)
     hosts: list[object] = [
         Stages(settings),
         Locks(client, settings.task_queue),
         Schedules(client, settings.task_queue),
         Reports(records),
-        Deployments(aws.cloudformation, aws.functions, records),
+        deployments,
+        ApiKeys(staged, secrets, resolver, http, deployments, key_log),
+        key_log,
+        RotationLog(records, client),
         Stacks(aws.cloudformation),
+        FunctionCapacity(aws.functions),
+        AlarmSettings(aws.cloudwatch),
+        ConfigFiles(records),
+        ClusterTier(http, resolver),
         Traffic(aws.functions, aws.apigateway),
         Canary(aws.logs),
         Runs(client),
         Incidents(client, settings.task_queue),
-        Api(http, resolver),
+        api,
         Metrics(aws.cloudwatch),
+        Load(resolver),
         Logs(aws.logs),
+        signs,
+        Pulses(api, signs),
+        PostMortems(records),
         Database(resolver),
         Backups(settings, aws.s3, http, resolver),
-        ConnectionString(resolver, aws.ssm, aws.secretsmanager, aws.functions),
+        ConnectionString(resolver, aws.functions),
         Batches(resolver, Metrics(aws.cloudwatch)),
         Migrations(resolver, records),
         Indexes(resolver),
+        SymptomMetrics(aws.cloudwatch),
+        SymptomLogs(aws.logs),
+        FunctionLimits(aws.functions),
+        ClientLimits(aws.ssm),
+        Profiler(resolver, AtlasAdvisor(http, resolver)),
         Notifications(settings, resolver, http, aws.ses),
+        Rehearsals(settings, resolver, rehearsed()),
         Tickets(settings, resolver, http),
     ]
     return [method for host in hosts for method in activity_methods(host)]
+
+
+def rehearsed() -> list[Case]:
+    """Every runbook but the rehearsal itself, with the input that its own page gives as an example."""
+    return [
+        Case(runbook=runbook.__name__, input=runbook.spec.example) for runbook in RUNBOOKS if runbook is not Rehearsal
+    ]
 
 
 def activity_methods(host: object) -> list[Callable[..., Any]]:

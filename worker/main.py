@@ -17,9 +17,10 @@ from temporalio.runtime import LoggingConfig, PrometheusConfig, Runtime, Telemet
 from temporalio.worker import Worker
 
 from activities.settings import ConfigError, Settings, load_settings
-from worker import logs, observing
+from worker import logs, observing, traces
 from worker.activities import build_activities
 from worker.queues import ACTIVITY_THREADS, MIGRATION_SLOTS, Queue, served
+from worker.receiver import receive
 from worker.versioning import deployment, to_make_current
 from workflows.connection import ConnectionProblem, connect, require_search_attributes
 
@@ -76,7 +77,9 @@ async def run() -> None:
     settings = load_settings()
     queues, version = served(settings, os.environ), deployment(os.environ)
     telemetry = runtime()
-    client = await connect(patience=30, runtime=telemetry)
+    # Before Temporal is reached: what arrives meanwhile is kept.
+    receiving = asyncio.create_task(receive(settings)) if settings.receiver and settings.receiver.with_worker else None
+    client = await connect(patience=30, runtime=telemetry, interceptors=traces.interceptors(os.environ))
     await require_search_attributes(client)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -92,17 +95,20 @@ async def run() -> None:
         logging.info(
             "version %s takes no run before: %s", version.version.to_canonical_string(), to_make_current(os.environ)
         )
-    await asyncio.wait({*serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    for task in serving:
+    running = [*serving, *([receiving] if receiving else [])]
+    await asyncio.wait({*running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    for task in running:
         if task.done():
-            await task  # a fatal error of the worker, such as a namespace that is gone
+            await task  # a fatal error, such as a namespace that is gone or a port that is taken
             return
     logging.info("worker stopping: activities in flight finish or hand over within %s s", int(GRACE.total_seconds()))
-    if watching is not None:
-        watching.cancel()
+    for beside in (watching, receiving):
+        if beside is not None:
+            beside.cancel()
     with contextlib.suppress(asyncio.TimeoutError):
         shutdown = asyncio.gather(*(worker.shutdown() for worker in workers))
         await asyncio.wait_for(shutdown, GRACE.total_seconds() + 10)
+    traces.flush()
     threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -42,6 +42,6 @@ def deployment(environment: Mapping[str, str]) -> WorkerDeploymentConfig | None:
 def to_make_current(environment: Mapping[str, str]) -> str:
     """The command that lets this version have runs: until somebody gives it, a versioned worker gets none."""
     return (
-        "temporal worker deployment set-current-version "
+        "temporal worker deployment set-current-version --yes "
         f"--deployment-name {environment.get(NAME)} --build-id {environment.get(BUILD)}"
     )

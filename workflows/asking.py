@@ -36,6 +36,7 @@ class Asking(Steps[I]):
         recheck: Callable[[], Awaitable[dict[str, Scalar]]] | None = None,
         fallback: GatePolicy | None = None,
         waived: str | None = None,
+        always: bool = False,
     ) -> Gate | None:
         """Ask people, and return when they have said yes.
 
@@ -44,12 +45,15 @@ class Asking(Steps[I]):
             recheck: Looks again just before the yes takes effect; another plan is asked about again.
             fallback: Policy where the stage names none for this gate.
             waived: Why nobody has to be asked, if so.
+            always: Ask at least one person, even where the stage's policy asks nobody.
 
         Raises:
             Stopped: of type ``Rejected`` or ``GateExpired``.
         """
         step = self._find_step(gate_id, question, Kind.GATE)
         rules = self.stage.gates.get(gate_id) or fallback or self.stage.gate(gate_id)
+        if always and rules.approvals == 0:
+            rules = rules.model_copy(update={"approvals": 1})
         if self.inp.dry_run or waived or rules.approvals == 0:
             why = "dry run: would ask " + question if self.inp.dry_run else waived or "the stage's policy asks nobody"
             step.state, step.summary = State.SKIPPED, why

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
-from temporalio.client import Client
+from temporalio.client import Client, Interceptor
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError
@@ -18,11 +19,14 @@ class ConnectionProblem(Exception):
     """Temporal cannot be used as configured; the message is one line and says what to do."""
 
 
-async def connect(*, patience: float = 5.0, runtime: Runtime | None = None) -> Client:
+async def connect(
+    *, patience: float = 5.0, runtime: Runtime | None = None, interceptors: Sequence[Interceptor] = ()
+) -> Client:
     """Connect with the profile of the environment: ``TEMPORAL_ADDRESS``, ``TEMPORAL_PROFILE``, ``TEMPORAL_API_KEY`` ...
 
     Args:
         patience: Seconds to keep trying, for a server that is just starting.
+        interceptors: What looks on at every call, and at every worker made from the client.
 
     Raises:
         ConnectionProblem: nothing answers, or the profile is wrong.
@@ -36,7 +40,9 @@ async def connect(*, patience: float = 5.0, runtime: Runtime | None = None) -> C
     deadline = asyncio.get_running_loop().time() + patience
     while True:
         try:
-            client = await Client.connect(**config, plugins=[RunbooksPlugin()], runtime=runtime)
+            client = await Client.connect(
+                **config, plugins=[RunbooksPlugin()], runtime=runtime, interceptors=interceptors
+            )
             await client.count_workflows()
         except (RPCError, RuntimeError) as error:
             if isinstance(error, RPCError) and "amespace" in str(error):

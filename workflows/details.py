@@ -139,9 +139,14 @@ def _wait(workflow_id: str, wait: Wait) -> str:
     )
 
 
+_APART = "\u00a0"
+"""Between columns, because the Temporal UI draws tables without any room between them."""
+
+
 def _steps(steps: list[Step]) -> str:
     rows = "\n".join(
-        f"| {MARKS[step.state]} | {escape(step.title)} | {step.kind} | {step.state} | {escape(step.summary or '')} |"
+        f"| {MARKS[step.state]}{_APART} | {escape(step.title)}{_APART} | {step.kind}{_APART} | {step.state}{_APART} "
+        f"| {escape(step.summary or '')} |"
         for step in steps
     )
     return f"### Steps\n\n| | step | kind | state | |\n|---|---|---|---|---|\n{rows}"

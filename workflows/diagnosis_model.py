@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import AwareDatetime, Field
 
 from activities.facts import Facts
+from activities.log_kinds import LogCounts
 from activities.releases import LedgerEntry
 from workflows.model import RunbookInput
 
@@ -38,22 +39,6 @@ class Branch(StrEnum):
     UNKNOWN = "unknown"
 
 
-class LogCounts(Facts):
-    """Error lines of the function by what they speak of. A line counts once."""
-
-    timeout: int = 0
-    database: int = 0
-    credential: int = 0
-    validation: int = 0
-    memory: int = 0
-    startup: int = 0
-    code: int = Field(0, description="Exceptions of the application itself")
-
-    @property
-    def total(self) -> int:
-        return sum(self.model_dump().values())
-
-
 class Readings(Facts):
     """All that was seen of a stage, in plain figures. None is 'not known', which is never zero."""
 
@@ -64,7 +49,7 @@ class Readings(Facts):
     health_status: int | None = Field(None, description="HTTP status of /health; None without any answer")
     health_ms: float | None = None
     ready_ok: bool | None = Field(None, description="/health/ready answered 200: the API reaches its database")
-    ready_status: int | None = None
+    ready_status: int | None = Field(None, description="None without any answer")
     ready_ms: float | None = None
 
     invocations: int | None = None
@@ -159,7 +144,7 @@ class RefusedRemedy(Facts):
     why: str
 
 
-class Diagnosis(Facts):
+class Conclusion(Facts):
     """The conclusion: where on the tree, why, and what to do next."""
 
     branch: Branch

@@ -21,3 +21,13 @@ def undo_failed(stage: str | None) -> None:
 
 def gate_expired(stage: str | None, gate: str) -> None:
     count("gates_expired", "Gates that nobody answered in time", stage=stage or "unknown", gate=gate)
+
+
+def clock_missed(stage: str | None, severity: str, clock: str) -> None:
+    count(
+        "clocks_missed",
+        "Clocks of incidents that were missed",
+        stage=stage or "unknown",
+        severity=severity,
+        clock=clock,
+    )

@@ -38,6 +38,23 @@ OBSERVE: ActivityOptions = {
     "retry_policy": _STEADY,
 }
 
+PROBE: ActivityOptions = {
+    # One source of the first look at an incident. Who is to be called must not wait for it: twelve seconds, then it is
+    # reported as not read. The second try is for a worker that died with the first one.
+    "start_to_close_timeout": timedelta(seconds=8),
+    "schedule_to_close_timeout": timedelta(seconds=12),
+    "retry_policy": RetryPolicy(initial_interval=timedelta(seconds=0.5), maximum_attempts=2),
+}
+
+SEARCH: ActivityOptions = {
+    # A search of a log: minutes for a month of it, with heartbeats. Given up after half an hour: what it would have
+    # told is then not known, and the run says so.
+    "start_to_close_timeout": timedelta(minutes=15),
+    "schedule_to_close_timeout": timedelta(minutes=30),
+    "heartbeat_timeout": timedelta(minutes=1),
+    "retry_policy": _STEADY,
+}
+
 WATCH: ActivityOptions = {
     # A look that polls until something holds. Its patience is in its input; the heartbeat finds a dead worker.
     "start_to_close_timeout": timedelta(hours=2),
@@ -91,6 +108,14 @@ BATCHES: ActivityOptions = {
 MIGRATIONS = (BUILD, BACKUP, BATCHES)
 """Work of hours on a database. It has a task queue of its own, so that no number of it keeps a rollback waiting."""
 
+LOAD: ActivityOptions = {
+    # At most half an hour of requests, and their answers; it heartbeats every second. Three attempts: each sends anew.
+    "start_to_close_timeout": timedelta(minutes=40),
+    "heartbeat_timeout": timedelta(seconds=30),
+    "retry_policy": RetryPolicy(initial_interval=timedelta(seconds=2), maximum_attempts=3),
+    "cancellation_type": ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+}
+
 UNDO: ActivityOptions = {
     # No limit on attempts: what was begun is put back, however long the outside system is away. One attempt can be the
     # restore of a whole database; a dead worker is found by the heartbeat.
@@ -111,6 +136,26 @@ ANNOUNCE: ActivityOptions = {
         maximum_interval=timedelta(seconds=10),
         maximum_attempts=3,
     ),
+}
+
+PAGE: ActivityOptions = {
+    # One call, through every pager of the level in turn. Two minutes, then the next level is called without waiting.
+    "start_to_close_timeout": timedelta(seconds=45),
+    "schedule_to_close_timeout": timedelta(minutes=2),
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(seconds=15)
+    ),
+}
+
+PAGE_PAUSE = timedelta(seconds=30)
+"""When no pager took a call, so much later the next level is called."""
+
+VERIFY: ActivityOptions = {
+    # Health in a row for at most a minute; the heartbeat finds a dead worker.
+    "start_to_close_timeout": timedelta(minutes=2),
+    "schedule_to_close_timeout": timedelta(minutes=10),
+    "heartbeat_timeout": timedelta(seconds=30),
+    "retry_policy": _STEADY,
 }
 
 RECORD: ActivityOptions = {
@@ -137,3 +182,6 @@ SHORTENED_TIMELINE = 400
 
 BUILD_LOOKS = (timedelta(seconds=10), timedelta(minutes=10))
 """How soon the progress of an index build is looked at, twice as long each time, and how seldom at the most."""
+
+WATCHDOG = timedelta(seconds=15)
+"""How soon traffic comes back after a restart was terminated."""

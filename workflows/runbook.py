@@ -66,6 +66,8 @@ class RunbookSpec:
     gates: tuple[tuple[str, str], ...]
     example: dict[str, Any]
     changes: bool = True
+    locks: bool = True
+    """Whether it takes the stage for itself; False where the runs below it do, each for its own change."""
 
 
 class Runbook(Asking[I]):
@@ -128,7 +130,7 @@ class Runbook(Asking[I]):
             self._enter(Phase.LOOKING)
             self.stage = await self._run_activity("resolve-stage", f"what is {inp.stage}?", Stages.resolve, inp.stage)
         await self.preflight(inp)
-        if self.spec.changes and not inp.dry_run:
+        if self.spec.changes and self.spec.locks and not inp.dry_run:
             await self._take_lock(inp)
         return await self.procedure(inp)
 

@@ -95,9 +95,7 @@ Concurrency = Annotated[int, Field(ge=1, le=1000)]
 class ServiceRestartInput(RunbookInput):
     """Last resort: every execution environment of the function is started anew, while no traffic comes in."""
 
-    stop_traffic: bool = Field(
-        True, description="Whether no call is let in meanwhile. False where that is not possible; clients see 429 if so"
-    )
+    stop_traffic: bool = Field(True, description="Whether no call is let in meanwhile. Clients see 500 for as long")
     drain: timedelta = Field(
         timedelta(seconds=30),
         ge=timedelta(0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from sandbox.api.releases import HANDLER, Release
+from sandbox.api.releases import BESIDE, HANDLER, Release
 from sandbox.api.stack import APP
 
 _CONFIG = """/// <reference path="./.sst/platform/config.d.ts" />
@@ -17,6 +17,7 @@ export default $config({{
   async run() {{
     const apiKeys = new sst.Secret("ApiKeys");
     const mongodbUri = new sst.Secret("MongoDBUri");
+    const jwtSecret = new sst.Secret("JwtSecret");
 
     const api = new sst.aws.ApiGatewayV1("StateTrackingApi");
     api.route("ANY /{{proxy+}}", {{
@@ -24,7 +25,7 @@ export default $config({{
       runtime: "python3.12",
       memory: "512 MB",
       timeout: "30 seconds",
-      link: [apiKeys, mongodbUri],
+      link: [apiKeys, mongodbUri, jwtSecret],
     }});
     api.deploy();
   }},
@@ -33,13 +34,14 @@ export default $config({{
 
 
 def write_checkout(release: Release, releases: Path) -> Path:
-    """Write ``<releases>/<release id>/`` with ``handler.py``, ``release.json`` and ``sst.config.ts``; return its path.
+    """Write ``<releases>/<release id>/`` with the sources, ``release.json`` and ``sst.config.ts``; return its path.
 
     Writing it again restores the files, so an edited ``sst.config.ts`` is put back.
     """
     directory = releases / release.id
     directory.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(HANDLER, directory / "handler.py")
+    for source in (HANDLER, HANDLER.with_name(BESIDE)):
+        shutil.copyfile(source, directory / source.name)
     (directory / "release.json").write_text(release.to_json())
     (directory / "sst.config.ts").write_text(_CONFIG.format(app=APP))
     return directory

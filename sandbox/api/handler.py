@@ -25,9 +25,10 @@ from typing import Any
 from urllib.parse import unquote
 
 import boto3
+import tokens  # type: ignore[import-not-found]  # packed beside this file
 from bson import ObjectId
 from bson.errors import InvalidId
-from pymongo import DESCENDING, MongoClient
+from pymongo import DESCENDING, MongoClient, ReturnDocument
 from pymongo.collection import Collection
 from pymongo.errors import OperationFailure, PyMongoError
 
@@ -58,8 +59,13 @@ def _secret(variable: str) -> str:
 
 
 API_KEYS = tuple(key.strip().encode() for key in _secret("API_KEYS_PARAM").split(",") if key.strip())
-CLIENT: MongoClient[Document] = MongoClient(_secret("MONGODB_URI_PARAM"), tz_aware=True)
+KEYRING = tokens.Keyring.of(_secret("JWT_SECRET_PARAM"), single=FAULTS["single_signing_secret"])
+POOL_SIZE = int(os.environ.get("MONGODB_MAX_POOL_SIZE", "50"))
+CLIENT: MongoClient[Document] = MongoClient(_secret("MONGODB_URI_PARAM"), tz_aware=True, maxPoolSize=POOL_SIZE)
 SESSIONS: Collection[Document] = CLIENT.get_default_database()["sessions"]
+
+LIMITS_PARAMETER = f"/sst/state-api/{os.environ['SST_STAGE']}/ClientLimits"
+"""Limits by key id, as JSON: ``{"1a2b3c4d": {"per_minute": 60, "until": "2026-01-20T12:00:00Z"}}``; may be absent."""
 
 _held = [b"\x01" * (FAULTS["memory_held_mb"] * _MEGABYTE)]  # written to, so that it really is resident
 _init_ms: float | None = (time.perf_counter() - _init_began) * 1000
@@ -85,6 +91,8 @@ class Request:
     query: Mapping[str, str]
     api_key: str | None
     raw_body: str
+    client: str | None = None
+    bearer: str | None = None
 
     @classmethod
     def of(cls, event: Mapping[str, Any], request_id: str) -> Request:
@@ -94,17 +102,33 @@ class Request:
             body = base64.b64decode(body).decode("utf-8", errors="replace")
         path = "/" + event["path"].strip("/")
         query = event.get("queryStringParameters") or {}
-        return cls(request_id, event["httpMethod"], path, query, headers.get("x-api-key"), body)
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        return cls(
+            id=request_id,
+            method=event["httpMethod"],
+            path=path,
+            query=query,
+            api_key=headers.get("x-api-key"),
+            raw_body=body,
+            client=_client_name(headers),
+            bearer=token.strip() if scheme.lower() == "bearer" else None,
+        )
 
     @property
     def key_id(self) -> str | None:
         """Names the key in logs without telling it."""
-        return hashlib.sha256(self.api_key.encode()).hexdigest()[:8] if self.api_key else None
+        return tokens.fingerprint(self.api_key) if self.api_key else None
 
     def chance(self, purpose: str) -> float:
         """A number in [0, 1) that is the same for the same request of the same release."""
         digest = hashlib.sha256(f"{purpose}:{RELEASE['id']}:{self.id}".encode()).digest()
         return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _client_name(headers: Mapping[str, str]) -> str | None:
+    """What the client calls itself: its own header, else the product of its user agent."""
+    said = headers.get("x-client-name") or headers.get("user-agent", "").partition("/")[0]
+    return re.sub(r"[^\w .@-]", "", said)[:40] or None
 
 
 Answer = tuple[int, Any]
@@ -203,13 +227,27 @@ def _shown(session: Document) -> Document:
     return {("id" if name == "_id" else name): value for name, value in session.items()}
 
 
+def issue_token(_request: Request) -> Answer:
+    return 201, {"token": KEYRING.issue(), "expiresIn": tokens.SECONDS}
+
+
+def read_token(request: Request) -> Answer:
+    try:
+        return 200, KEYRING.read(request.bearer or "")
+    except tokens.TokenError as error:
+        raise HttpError(401, str(error)) from None
+
+
 HEALTH = "/health"
+TOKEN = "/tokens/self"
 ROUTES: tuple[tuple[str, str, str, Callable[[Request], Answer]], ...] = (
     ("GET", HEALTH, r"/health", health),
     ("GET", "/health/ready", r"/health/ready", ready),
     ("GET", "/sessions", r"/sessions", list_sessions),
     ("POST", "/sessions", r"/sessions", create_session),
     ("GET", "/sessions/{id}", r"/sessions/[^/]+", get_session),
+    ("POST", "/tokens", r"/tokens", issue_token),
+    ("GET", TOKEN, r"/tokens/self", read_token),
 )
 
 
@@ -225,6 +263,52 @@ def _authorize(request: Request) -> None:
     presented = (request.api_key or "").encode()
     if not sum(hmac.compare_digest(presented, key) for key in API_KEYS):
         raise HttpError(401, "X-Api-Key is missing or not known")
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+_LIMITS_KEPT_S = 2.0
+_SLICE_S = 10
+"""Requests are counted in slices of so many seconds, in the database: environments share one count."""
+
+_limits: tuple[float, Document] = (-1e9, {})
+
+
+def _client_limits() -> Document:
+    """The limits that hold now, read again every few seconds."""
+    global _limits
+    if time.monotonic() - _limits[0] > _LIMITS_KEPT_S:
+        try:
+            found = json.loads(_parameters.get_parameter(Name=LIMITS_PARAMETER)["Parameter"]["Value"])
+        except _parameters.exceptions.ParameterNotFound:
+            found = {}
+        _limits = (time.monotonic(), found)
+    now = datetime.now(UTC).isoformat()
+    return {key: one for key, one in _limits[1].items() if not one.get("until") or one["until"] > now}
+
+
+def _limit(request: Request) -> None:
+    """429 for a client above its own limit, and for everybody above the limit that all share."""
+    own = _client_limits().get(request.key_id or "")
+    if own is not None and _counted(f"key {request.key_id}") > own["per_minute"] * _SLICE_S / 60:
+        raise HttpError(429, "too many requests of this key")
+    if FAULTS["shared_limit"] and _counted("all") > FAULTS["shared_limit"] * _SLICE_S / 60:
+        raise HttpError(429, "too many requests")
+
+
+def _counted(what: str) -> int:
+    """How many there were in this slice, this one included."""
+    number = int(time.time()) // _SLICE_S
+    slices = CLIENT.get_default_database()["rate_limits"]
+    found: Document = slices.find_one_and_update(  # type: ignore[assignment]  # an upsert always finds one
+        {"_id": f"{what} {number}"},
+        {"$inc": {"n": 1}, "$set": {"slice": number}},
+        upsert=True,
+        return_document=ReturnDocument.AFTER,
+    )
+    if found["n"] == 1:
+        slices.delete_many({"slice": {"$lt": number - 6}})
+    return int(found["n"])
 
 
 # --- faults that strike while a request is served ------------------------------------------------------------------
@@ -281,6 +365,7 @@ def handler(event: Mapping[str, Any], context: Any) -> Document:
         "release": RELEASE["id"],
         "version": context.function_version,
         "apiKeyId": request.key_id,
+        "client": request.client,
         "memoryUsedMb": _memory_mb(),
         "coldStart": _init_ms is not None,
     }
@@ -301,7 +386,9 @@ def _answer(request: Request, entry: Document) -> Answer:
         raise HttpError(404, f"Cannot {request.method} {request.path}")
     entry["route"], answer = found
     if entry["route"] != HEALTH:
-        _authorize(request)
+        if entry["route"] != TOKEN:  # there the token itself is what lets the request in
+            _authorize(request)
+        _limit(request)
         _strike(request)
     return answer(request)
 

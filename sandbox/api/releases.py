@@ -13,6 +13,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 HANDLER = Path(__file__).with_name("handler.py")
+BESIDE = "tokens.py"
+"""What the handler imports: packed with it."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 _ID_LENGTH = 10
 
@@ -45,6 +47,12 @@ class Faults(BaseModel):
     missing_route: Route | None = Field(None, description="A route that is answered 404")
     unindexed_query: bool = Field(
         False, description="Whether GET /sessions also reads by (owner, created_at), slow until such an index exists"
+    )
+    shared_limit: int = Field(
+        0, ge=0, description="Requests a minute of all clients together, above which everybody is answered 429"
+    )
+    single_signing_secret: bool = Field(
+        False, description="Whether tokens are verified with the signing key only, as before dual verification"
     )
     crash_on_init: bool = Field(False, description="Whether no execution environment ever starts")
 
@@ -107,6 +115,7 @@ CATALOGUE: dict[str, Release] = {
     release.label: release
     for release in (
         GOOD,
+        Release(label="better"),  # as good as good, under another name: then there is something to go back to
         GOOD.with_faults("broken", error_rate=0.3),
         GOOD.with_faults("flaky", error_rate=0.02),
         GOOD.with_faults("crashing", crash_rate=0.3),
@@ -118,6 +127,8 @@ CATALOGUE: dict[str, Release] = {
         GOOD.with_faults("rejecting", reject_validation=True),
         GOOD.with_faults("incomplete", missing_route="GET /sessions/{id}"),
         GOOD.with_faults("unindexed", unindexed_query=True),
+        GOOD.with_faults("throttled", shared_limit=360),
+        GOOD.with_faults("one-secret", single_signing_secret=True),
     )
 }
 """Named releases for demos and tests; others are made with :meth:`Release.with_faults`."""
@@ -127,7 +138,8 @@ def build(release: Release, handler: Path = HANDLER) -> bytes:
     """The deployment package: the same bytes for the same release and source, so that its hash identifies it."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in (("handler.py", handler.read_bytes()), ("release.json", release.to_json().encode())):
+        sources = {name: handler.with_name(name).read_bytes() for name in ("handler.py", BESIDE)}
+        for name, content in {**sources, "release.json": release.to_json().encode()}.items():
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.external_attr = 0o644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 APP = "state-api"
 ALIAS = "live"
-SECRETS = {"API_KEYS_PARAM": "ApiKeys", "MONGODB_URI_PARAM": "MongoDBUri"}
+SECRETS = {"API_KEYS_PARAM": "ApiKeys", "MONGODB_URI_PARAM": "MongoDBUri", "JWT_SECRET_PARAM": "JwtSecret"}
 """Environment variable that names the parameter of a secret, and the secret's name."""
 
 _ACCESS_LOG = {
@@ -67,6 +67,11 @@ def secret_parameter(stage: str, name: str) -> str:
     return f"/sst/{APP}/{stage}/Secret/{name}/value"
 
 
+def limits_parameter(stage: str) -> str:
+    """SSM path of the limits by client."""
+    return f"/sst/{APP}/{stage}/ClientLimits"
+
+
 def invoke_url(endpoint: str, api_id: str, stage: str) -> str:
     """Base URL of a stage on the emulator at ``endpoint``."""
     return f"{endpoint.rstrip('/')}/restapis/{api_id}/{stage}/_user_request_"
@@ -98,7 +103,10 @@ def template(wanted: Deployable) -> str:
 
 def _function(wanted: Deployable, name: str, version: str) -> Template:
     parameters = {variable: secret_parameter(wanted.stage, secret) for variable, secret in SECRETS.items()}
-    readable = "arn:aws:ssm:${AWS::Region}:${AWS::AccountId}:parameter" + secret_parameter(wanted.stage, "*")
+    parameter = "arn:aws:ssm:${AWS::Region}:${AWS::AccountId}:parameter"
+    readable = [
+        {"Fn::Sub": parameter + path} for path in (secret_parameter(wanted.stage, "*"), limits_parameter(wanted.stage))
+    ]
     return {
         "Role": {
             "Type": "AWS::IAM::Role",
@@ -112,7 +120,7 @@ def _function(wanted: Deployable, name: str, version: str) -> Template:
                         "PolicyDocument": {
                             "Version": "2012-10-17",
                             "Statement": [
-                                {"Effect": "Allow", "Action": "ssm:GetParameter", "Resource": {"Fn::Sub": readable}},
+                                {"Effect": "Allow", "Action": "ssm:GetParameter", "Resource": readable},
                             ],
                         },
                     }

@@ -62,6 +62,16 @@ class Environment(runtime.Worker):  # type: ignore[misc]  # ministack is untyped
         self._output: list[tuple[float, bytes]] = []
         self._output_lock = threading.Lock()
 
+    def start(self) -> None:
+        """Start the process before there is a call for it. Whoever calls first then waits for no start.
+
+        Raises:
+            RuntimeError: the function's own start failed.
+        """
+        with self._lock:
+            self._spawn()
+            self.ready = True
+
     def run(self, event: Any, context: dict[str, Any]) -> Outcome:
         """Run one invocation, starting the process first when there is none."""
         with self._lock:
@@ -218,6 +228,28 @@ def lease(name: str, config: dict[str, Any], code: bytes, version: str) -> Any:
                 environment, _ = runtime.acquire_worker(name, config, code, qualifier=version)
                 return environment
             _changed.wait(PATIENCE_S)
+
+
+def provide(name: str, config: dict[str, Any], code: bytes, version: str, wanted: int) -> bool:
+    """Bring a version to so many environments (at most :data:`MOST`), one after the other. Returns whether one failed.
+
+    More than that exist on AWS; on this machine they would be slower than none.
+    """
+    while True:
+        with runtime._lock:
+            pool = runtime._workers.setdefault(runtime._worker_key(name, config, version), [])
+            if len(pool) >= min(wanted, MOST):
+                return False
+            environment = environment_class(config)(name, config, code)
+            environment.in_use, environment.last_used = True, time.time()
+            pool.append(environment)
+        try:
+            environment.start()
+        except RuntimeError:
+            retire(name, version)
+            return True
+        finally:
+            release(environment)
 
 
 def environment_class(config: dict[str, Any]) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ministack.services import lambda_svc as lam
 
-from sandbox.aws import environments, logs, metrics
+from sandbox.aws import capacity, environments, logs, metrics
 from sandbox.aws.environments import Outcome
 from sandbox.aws.responses import Response, refused
 
@@ -40,7 +40,6 @@ _builtin_update_config = lam._update_config
 _builtin_publish_version = lam._publish_version
 _builtin_create_alias = lam._create_alias
 _builtin_update_alias = lam._update_alias
-_builtin_put_provisioned = lam._put_provisioned_concurrency
 
 
 # --- which version runs ----------
@@ -267,13 +266,11 @@ def create_alias(name: str, data: dict[str, Any]) -> Response:
 
 
 def update_alias(name: str, alias: str, data: dict[str, Any]) -> Response:
-    return alias_problem(name, alias, data) or _forward(_builtin_update_alias, name, alias, data)
-
-
-def put_provisioned_concurrency(name: str, qualifier: str | None, data: dict[str, Any]) -> Response:
-    if qualifier in (None, "", "$LATEST"):
-        return _invalid("Provisioned Concurrency Configs cannot be applied to unpublished function versions.")
-    return _forward(_builtin_put_provisioned, name, qualifier, data)
+    problem = alias_problem(name, alias, data)
+    answer = problem or _forward(_builtin_update_alias, name, alias, data)
+    if problem is None:
+        capacity.follow(name, alias)
+    return answer
 
 
 def _forward(operation: Callable[..., Any], *arguments: Any) -> Response:
@@ -296,4 +293,4 @@ def install() -> None:
     lam._publish_version = publish_version
     lam._create_alias = create_alias
     lam._update_alias = update_alias
-    lam._put_provisioned_concurrency = put_provisioned_concurrency
+    capacity.install()

@@ -2,7 +2,7 @@
 
 Corrected: a deployment serves the API as it was when it was made; canary settings are kept, checked and obeyed;
 stage variables name the alias of an integration; refused and failed invocations become the 500, 502 and 504 that AWS
-answers with; AWS/ApiGateway metrics are reported.
+answers with; AWS/ApiGateway metrics are reported and access logs written.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ministack.core.responses import AccountRegionScopedDict
 from ministack.services import apigateway_v1 as ag
 from ministack.services import lambda_svc as lam
 
-from sandbox.aws import functions, metrics, stage_patches
+from sandbox.aws import access_log, functions, metrics, stage_patches
 from sandbox.aws.responses import Response, also_on_reset
 
 _INTEGRATION_TIMEOUT_MS = 29_000
@@ -89,13 +89,26 @@ async def execute(api_id: str, stage_name: str, *arguments: Any) -> Any:
         response = await _builtin_execute(api_id, stage_name, *arguments)
     finally:
         _current.reset(token)
+    latency_ms = (time.monotonic() - begin) * 1000
     metrics.record_request(
         ag._rest_apis[api_id]["name"] if api_id in ag._rest_apis else api_id,
         f"{stage_name}/Canary" if to_canary else stage_name,
         started=started,
         status=int(response[0]),
-        latency_ms=(time.monotonic() - begin) * 1000,
+        latency_ms=latency_ms,
         integration_ms=request.integration_ms,
+    )
+    access_log.write(
+        stage.get("accessLogSettings") or {},
+        {
+            "apiId": api_id,
+            "stage": stage_name,
+            "httpMethod": str(arguments[0]),
+            "path": f"/{stage_name}/{str(arguments[1]).lstrip('/')}",
+            "status": int(response[0]),
+            "responseLatency": round(latency_ms),
+            "integrationLatency": "-" if request.integration_ms is None else round(request.integration_ms),
+        },
     )
     return response
 

@@ -255,7 +255,7 @@ def _stats(query: Query, argument: str) -> None:
     query.aggregated = True
 
 
-def _measure(parser: Parser) -> tuple[str, Callable[[list[Row]], float | None]]:
+def _measure(parser: Parser) -> tuple[str, Callable[[list[Row]], Any]]:
     begin = parser.position
     function = parser.name().lower()
     parser.expect("(")
@@ -270,9 +270,7 @@ def _measure(parser: Parser) -> tuple[str, Callable[[list[Row]], float | None]]:
     return name, _aggregate(function, argument, percent)
 
 
-def _aggregate(
-    function: str, argument: Expression | None, percent: float | None
-) -> Callable[[list[Row]], float | None]:
+def _aggregate(function: str, argument: Expression | None, percent: float | None) -> Callable[[list[Row]], Any]:
     if function == "count" and argument is None:
         return len
     if argument is None:
@@ -281,6 +279,14 @@ def _aggregate(
         return lambda rows: sum(argument(row) is not None for row in rows)
     if function == "count_distinct":
         return lambda rows: len({argument(row) for row in rows} - {None})
+    if function in ("latest", "earliest"):
+        pick = max if function == "latest" else min
+
+        def by_time(rows: list[Row]) -> Any:
+            present = [row for row in rows if argument(row) is not None]
+            return argument(pick(present, key=lambda row: int(row["_timestamp_ms"]))) if present else None
+
+        return by_time
     if function in ("pct", "percentile"):
         if percent is None:
             raise MalformedQuery("pct() needs a percent, as in pct(@duration, 99)")

@@ -32,13 +32,18 @@ _REGEX = re.compile(r"\s*/((?:[^/\\]|\\.)+)/(i?)\s*")
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 
 
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}")
+
+
 def number(value: Any) -> float | None:
-    """The value as a number, None when it is none."""
+    """The value as a number, None when it is none. A time, as @timestamp is shown, is milliseconds since 1970."""
     if isinstance(value, bool):
         return float(value)
     try:
         return float(value)
     except (TypeError, ValueError):
+        if isinstance(value, str) and _MOMENT.fullmatch(value):
+            return datetime.strptime(value, "%Y-%m-%d %H:%M:%S.%f").replace(tzinfo=UTC).timestamp() * 1000
         return None
 
 

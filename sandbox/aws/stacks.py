@@ -1,7 +1,8 @@
 """CloudFormation: creates that must fail do, and a retried request is not a second update.
 
 Corrected: a missing code object, a name that is taken, a function, version or deployment that does not exist, and a
-reference to nothing fail the operation, so that it rolls back; a ``ClientRequestToken`` is honoured.
+reference to nothing fail the operation, so that it rolls back; a ``ClientRequestToken`` is honoured; a stage's access
+log is set up.
 """
 
 from __future__ import annotations
@@ -126,6 +127,18 @@ def _checked(check: _Check, create: Callable[..., Any]) -> Callable[..., Any]:
     return create_checked
 
 
+def _logged(create: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(create)
+    def create_logged(logical_id: str, props: dict[str, Any], stack_name: str) -> Any:
+        made = create(logical_id, props, stack_name)
+        log = props.get("AccessLogSetting") or {}
+        stage = ag._stages_v1[props["RestApiId"]][props["StageName"]]
+        stage["accessLogSettings"] = {"destinationArn": log.get("DestinationArn"), "format": log.get("Format")}
+        return made
+
+    return create_logged
+
+
 def _update_function(
     physical_id: str,
     old_props: dict[str, Any],
@@ -200,6 +213,8 @@ def install() -> None:
     for resource_type, check in _CREATE_CHECKS.items():
         handler = provisioners._RESOURCE_HANDLERS[resource_type]
         handler["create"] = _checked(check, handler["create"])
+    stages = provisioners._RESOURCE_HANDLERS["AWS::ApiGateway::Stage"]
+    stages["create"] = _logged(stages["create"])
     provisioners._RESOURCE_HANDLERS["AWS::Lambda::Function"]["update"] = _update_function
     for module in (engine, handlers, changesets):
         module.validate_template_support = validate_support

@@ -39,6 +39,7 @@ class Site:
         self.ledger = DeployLedger(self.records)
         self.deployments = Deployments(aws.cloudformation, aws.functions, self.records, poll=POLL)
         values = {"ApiKeys": "the-key", "MongoDBUri": "mongodb://127.0.0.1:9/test?directConnection=true"}
+        values["JwtSecret"] = "a-signing-secret"
         for secret in SECRETS.values():
             path = secret_parameter(name, secret)
             aws.ssm.put_parameter(Name=path, Value=values[secret], Type="SecureString", Overwrite=True)

@@ -64,7 +64,9 @@ class RealAlias(World):
 class Stopping(Interceptor):
     """Lets each activity have its effect once without its answer ever arriving."""
 
-    def __init__(self) -> None:
+    def __init__(self, only: tuple[str, ...] = ("",)) -> None:
+        """``only``: how the names of the activities begin after which the worker dies."""
+        self.only = only
         self.died_after: list[str] = []
         self.dead = asyncio.Event()
         self.wanted: Any = None
@@ -79,7 +81,8 @@ class Stopping(Interceptor):
                     stopping.wanted = (info.activity_type, input.args[0])
                 result = await super().execute_activity(input)
                 name = f"{info.activity_id} ({info.activity_type})"
-                if name not in stopping.died_after and not info.activity_id.startswith(("judge-", "tell-")):
+                dies = info.activity_type.startswith(stopping.only)
+                if dies and name not in stopping.died_after and not info.activity_id.startswith(("judge-", "tell-")):
                     stopping.died_after.append(name)
                     stopping.dead.set()
                     await activity.wait_for_worker_shutdown()

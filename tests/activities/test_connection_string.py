@@ -62,7 +62,7 @@ class Repointed:
         self.mongo = pymongo.MongoClient[dict[str, Any]](uri)
         self.mongo[f"{self.name}_restored"]["a"].insert_one({})
         self.resolver = SecretResolver(aws.ssm, aws.secretsmanager)
-        self.strings = ConnectionString(self.resolver, aws.ssm, aws.secretsmanager, aws.functions, poll=0.02)
+        self.strings = ConnectionString(self.resolver, aws.functions, poll=0.02)
 
     def value(self) -> str:
         return str(self.aws.ssm.get_parameter(Name=self.parameter, WithDecryption=True)["Parameter"]["Value"])

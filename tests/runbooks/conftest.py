@@ -13,7 +13,9 @@ import pytest
 import pytest_asyncio
 from temporalio.client import Client
 
+from activities import calls
 from sandbox.house import House
+from tests import permissions
 from tests.runbooks.site import Site
 from workflows.plugin import RunbooksPlugin
 
@@ -61,13 +63,16 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 @pytest.fixture(scope="session")
 def worker(house: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+    folder = tmp_path_factory.mktemp("worker")
+    seen = folder / "calls"
     environment = house.environment() | dict.fromkeys(
         (f"RUNBOOKS_STAGES__{stage}__ROLLBACK__ERROR_WINDOW" for stage in ("PRODUCTION", "STAGING")), "PT5S"
     )
-    process = WorkerProcess(environment, tmp_path_factory.mktemp("worker") / "worker.log")
+    process = WorkerProcess(environment | {"RUNBOOKS_CALLS": str(seen)}, folder / "worker.log")
     process.start()
     yield process
     process.stop()
+    permissions.settle(calls.read(seen))
 
 
 @pytest_asyncio.fixture(scope="session")

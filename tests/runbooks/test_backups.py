@@ -9,7 +9,7 @@ import httpx
 import pymongo
 
 from sandbox.api.stack import secret_parameter
-from sandbox.cloud import operator_key_parameter, operator_uri_parameter
+from sandbox.cloud import operator_uri_parameter
 from tests.runbooks.site import Site, finished, until
 from workflows.model import Outcome
 
@@ -51,7 +51,7 @@ async def test_backup_drill_and_a_restore_that_the_api_works_on(site: Site) -> N
         assert mongo[f"{data.name}_restored"]["sessions"].count_documents({}) == count
     assert f"/{data.name}_restored?" in parameter(site, secret_parameter(STAGE, "MongoDBUri"))
     stage = tomllib.loads(site.house.layout.settings.read_text())["stages"][STAGE]
-    key = {"X-Api-Key": parameter(site, operator_key_parameter(STAGE))}
+    key = {"X-Api-Key": site.house.key(STAGE)}
     async with httpx.AsyncClient(timeout=30) as http:
         listed = await http.get(stage["url"] + "/sessions", headers=key)
     assert listed.status_code == 200

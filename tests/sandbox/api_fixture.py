@@ -26,6 +26,7 @@ from sandbox.api.stack import invoke_url, secret_parameter, service_name
 from sandbox.ports import any_free
 
 KEY = "11111111-2222-4333-8444-555555555555"
+SIGNING_SECRET = "kJ0x5v3mQ8c1Zr7yT2bN9wLp4sHd6fGa"
 _PATIENCE = 30.0
 
 
@@ -41,7 +42,8 @@ class Surroundings:
         return f"{self.mongodb}/state_api_{stage}?directConnection=true&serverSelectionTimeoutMS=1000"
 
     def secrets(self, stage: str, *, keys: str = KEY, uri: str | None = None) -> None:
-        for name, value in (("ApiKeys", keys), ("MongoDBUri", uri or self.uri(stage))):
+        values = {"ApiKeys": keys, "MongoDBUri": uri or self.uri(stage), "JwtSecret": SIGNING_SECRET}
+        for name, value in values.items():
             boto3.client("ssm").put_parameter(
                 Name=secret_parameter(stage, name), Value=value, Type="SecureString", Overwrite=True
             )

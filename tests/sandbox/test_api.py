@@ -143,7 +143,7 @@ def test_a_key_is_asked_for_everywhere_but_at_health(here: Surroundings, stage: 
             assert client.get("/sessions").status_code == 401
     refused = [entry for entry in here.log(stage) if entry["statusCode"] == 401]
     presented = {entry["apiKeyId"] for entry in refused}
-    assert presented == {None, *(hashlib.sha256(key.encode()).hexdigest()[:8] for key in ("wrong", KEY[:-1]))}
+    assert presented == {None, *(hashlib.sha256(key.encode()).hexdigest()[:12] for key in ("wrong", KEY[:-1]))}
     assert {entry["level"] for entry in refused} == {"WARN"}
     assert KEY[:-1] not in json.dumps(here.log(stage))
 

@@ -149,6 +149,47 @@ def test_reserved_concurrency_of_zero_stops_every_way_in(aws: Aws) -> None:
     assert invoke(aws, name, "live")[0] == "1"
 
 
+def test_reserved_concurrency_has_its_bounds(aws: Aws) -> None:
+    name, reserve = aws.published("a"), aws.function.put_function_concurrency
+    assert refusal(reserve, FunctionName=name, ReservedConcurrentExecutions=901) == "InvalidParameterValueException"
+    provision = aws.function.put_provisioned_concurrency_config
+    provision(FunctionName=name, Qualifier="live", ProvisionedConcurrentExecutions=2)
+    for value in (0, 1):
+        said = refusal(reserve, FunctionName=name, ReservedConcurrentExecutions=value)
+        assert said == "InvalidParameterValueException", value
+    reserve(FunctionName=name, ReservedConcurrentExecutions=3)
+    more = {"FunctionName": name, "Qualifier": "live", "ProvisionedConcurrentExecutions": 4}
+    assert refusal(provision, **more) == "InvalidParameterValueException"
+
+
+def test_provisioned_environments_are_started_before_anybody_calls(aws: Aws) -> None:
+    """And again when the alias moves on."""
+    name = aws.published("a", "b")
+    invoke(aws, name, "")  # makes the log group
+    settings = aws.function.get_provisioned_concurrency_config
+    aws.function.put_provisioned_concurrency_config(
+        FunctionName=name, Qualifier="live", ProvisionedConcurrentExecutions=2
+    )
+
+    def ready() -> bool:
+        return bool(settings(FunctionName=name, Qualifier="live")["Status"] == "READY")
+
+    until(ready, "provisioning")
+    before = len(cold_starts(aws, name))
+    invoke(aws, name, "live")
+    assert len(cold_starts(aws, name)) == before
+    aws.function.update_alias(FunctionName=name, Name="live", FunctionVersion="2")
+    until(ready, "provisioning")
+    assert invoke(aws, name, "live")[0] == "2"
+    assert len(cold_starts(aws, name)) == before
+
+
+def cold_starts(aws: Aws, name: str) -> list[str]:
+    """The REPORT lines of invocations that waited for a start."""
+    found = aws.logs.filter_log_events(logGroupName=f"/aws/lambda/{name}", filterPattern='"Init Duration"')
+    return [event["message"] for event in found["events"]]
+
+
 def test_provisioned_concurrency_needs_a_version_or_alias(aws: Aws) -> None:
     name = aws.published("a")
     provisioned = {"FunctionName": name, "ProvisionedConcurrentExecutions": 5}

@@ -90,6 +90,10 @@ def run(query: str) -> list[dict[str, str]]:
             "filter ispresent(ms) | stats count(*) as n, avg(ms), sum(strcontains(path, 'a')) as a by path | sort path",
             [{"path": "/a", "n": "2", "avg(ms)": "20", "a": "2"}, {"path": "/b", "n": "1", "avg(ms)": "5", "a": "0"}],
         ),
+        (
+            "filter ispresent(path) | stats latest(@timestamp) as last, earliest(ms) as first by path | sort path",
+            [{"path": "/a", "last": "t1", "first": "10"}, {"path": "/b", "last": "t2", "first": "5"}],
+        ),
         ("stats count_distinct(path) as n, pct(ms, 50) as p, count(ms)", [{"n": "2", "p": "10", "count(ms)": "3"}]),
         ("stats max(ms) by bin(2m)", [
             {"bin(2m)": "1970-01-01 00:02:00.000", "max(ms)": "5"},

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import httpx
@@ -132,3 +134,28 @@ async def test_it_serves_metrics_and_ends_on_sigterm(client: Client, settings: P
     rest = await asyncio.wait_for(process.stderr.read(), 60)
     assert await process.wait() == 0
     assert b"worker stopping" in rest
+
+
+async def test_lines_of_workflows_name_their_run(client: Client, tmp_path: Path) -> None:
+    queue = f"logs-{uuid.uuid4()}"
+    settings = write(tmp_path / "runbooks.toml", f'task_queue = "{queue}"\n{SETTINGS}')
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "worker", env=environment(client, settings, RUNBOOKS_LOG="json"), stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    handle = await client.start_workflow(
+        "StageLock",
+        {"stage": "test"},
+        id=f"lock-{uuid.uuid4()}",
+        task_queue=queue,
+        start_signal="request",
+        start_signal_args=["nonsense"],
+    )
+    while True:
+        line = json.loads(await asyncio.wait_for(process.stderr.readline(), 60))
+        if "ignored a message" in line["message"]:
+            break
+    process.send_signal(signal.SIGTERM)
+    await asyncio.wait_for(process.communicate(), 60)
+    assert (line["runbook"], line["workflow_id"], line["level"]) == ("StageLock", handle.id, "warning")
+    assert line["run_id"] == handle.first_execution_run_id

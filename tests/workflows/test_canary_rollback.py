@@ -241,7 +241,7 @@ async def test_a_migration_in_flight_is_refused_before_queueing(temporal: Workfl
 
 
 async def test_what_is_in_flight_is_asked_of_temporal_itself(client: Client) -> None:
-    """A run that works on the stage is found; one that only queues for it, or works on another, is not."""
+    """A run that works on the stage is found; one that only queues for it, runs dry or works on another, is not."""
     asked = InFlightQuery(stage=f"stage-{uuid.uuid4().hex[:8]}", runbooks=("Probe", "DatabaseMigration"))
     async with probe.working(client, probe.World()) as queue:
         works = await probe.begin(client, queue, stage=asked.stage)
@@ -250,13 +250,22 @@ async def test_what_is_in_flight_is_asked_of_temporal_itself(client: Client) -> 
         await until(queues, lambda s: s.phase == "queued")
         elsewhere = await probe.begin(client, queue)
         await until(elsewhere, probe.at_gate)
+        dry = await client.start_workflow(
+            "Probe",
+            {"stage": asked.stage, "reason": "test", "dry_run": True},
+            id=f"dry-{uuid.uuid4()}",
+            task_queue=queue,
+            start_signal="pause",  # so that it is under way for as long as the test looks
+            start_signal_args=[{"by": "ann"}],
+        )
+        await until(dry, lambda s: s.phase == "paused")
         deadline = asyncio.get_running_loop().time() + 10  # visibility is a moment behind
         while not (found := await Runs(client).in_flight(asked)).runs:
             assert asyncio.get_running_loop().time() < deadline
             await asyncio.sleep(0.05)
         assert [run.workflow_id for run in found.runs] == [works.id]
         assert not (await Runs(client).in_flight(asked.model_copy(update={"runbooks": ("DatabaseMigration",)}))).runs
-        for handle in (works, queues, elsewhere):
+        for handle in (works, queues, elsewhere, dry):
             await handle.terminate()
 
 

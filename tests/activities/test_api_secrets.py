@@ -1,0 +1,88 @@
+"""A secret as the engine keeps it: through the standard input of sst, or where the settings say; never in argv."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from temporalio.exceptions import ApplicationError
+
+from activities.api_secrets import ApiSecrets
+from activities.clients import Aws
+from activities.secret_refs import SecretResolver
+from activities.stage import RotatedSecret, Stage
+from tests.activities.site import Site, environment
+from tests.activities.test_commands import write
+
+KEYS = RotatedSecret(name="ApiKeys", store="app/ApiKeys")
+SECRET = "hush=hush/+,0123456789"
+
+
+@pytest.fixture
+def secrets(aws: Aws) -> ApiSecrets:
+    return ApiSecrets(SecretResolver(aws.ssm, aws.secretsmanager), aws.functions, poll=0.02)
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The stand-in for sst, first on PATH, which notes its command lines."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    noted = f'echo "$@" >> {folder}/argv; tr "\\0" " " < /proc/$$/cmdline >> {folder}/argv'
+    write(folder / "sst", f'{noted}\nPYTHONPATH={Path.cwd()} exec {sys.executable} -m sandbox.sst "$@"')
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return folder
+
+
+def with_sst(site: Site) -> Stage:
+    return site.stage("sst", releases=str(site.releases))
+
+
+def test_sst_is_told_on_its_standard_input(site: Site, secrets: ApiSecrets, path: Path, tmp_path: Path) -> None:
+    stage, run = with_sst(site), environment().run
+    assert run(secrets.read, stage, KEYS) == "the-key"
+    assert run(secrets.write, stage, KEYS, SECRET) is True
+    assert run(secrets.read, stage, KEYS) == SECRET, "whole, whatever is in it"
+    assert run(secrets.write, stage, KEYS, SECRET) is False, "it is set already"
+    assert "secret set ApiKeys" in (path / "argv").read_text()
+    left = [file for file in tmp_path.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
+    assert left == [], "on no command line, in no file"
+
+
+@pytest.mark.parametrize("engine", ["sst", "cloudformation"])
+def test_an_empty_value_is_refused(site: Site, secrets: ApiSecrets, path: Path, engine: str) -> None:
+    stage = site.stage(engine, releases=str(site.releases))
+    with pytest.raises(ApplicationError) as refused:
+        environment().run(secrets.write, stage, KEYS, " \n")
+    assert refused.value.type == "EmptySecret"
+
+
+def test_sst_that_fails_repeats_no_value(site: Site, secrets: ApiSecrets, path: Path) -> None:
+    stage = with_sst(site)
+    environment().run(secrets.read, stage, KEYS)
+    write(path / "sst", 'case "$*" in *list*) echo "ApiKeys=x";; *) cat; exit 1;; esac')
+    with pytest.raises(ApplicationError) as failed:
+        environment().run(secrets.write, stage, KEYS, SECRET)
+    assert failed.value.type == "SecretNotSet"
+    assert SECRET not in failed.value.message
+
+
+def test_other_engines_have_it_where_the_settings_say(site: Site, secrets: ApiSecrets, aws: Aws) -> None:
+    stage, run = site.stage("sst-v2", releases=str(site.releases)), environment().run
+    parameter = f"/t/{site.name}/keys"
+    aws.ssm.put_parameter(Name=parameter, Value="before", Type="SecureString")
+    aws.secretsmanager.create_secret(Name=f"t/{site.name}", SecretString='{"keys": "before", "other": "x"}')
+    for ref in (f"ssm:{parameter}", f"secretsmanager:t/{site.name}#keys"):
+        kept = KEYS.model_copy(update={"ref": ref})
+        assert run(secrets.read, stage, kept) == "before"
+        assert run(secrets.write, stage, kept, SECRET) is True
+        assert run(secrets.read, stage, kept) == SECRET
+        assert run(secrets.write, stage, kept, SECRET) is False
+    assert '"other": "x"' in aws.secretsmanager.get_secret_value(SecretId=f"t/{site.name}")["SecretString"]
+    for ref, kind in ((None, "NotConfigured"), ("env:PATH", "NotWritable")):
+        with pytest.raises(ApplicationError) as refused:
+            run(secrets.write, stage, KEYS.model_copy(update={"ref": ref}), SECRET)
+        assert refused.value.type == kind

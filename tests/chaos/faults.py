@@ -1,0 +1,199 @@
+"""Faults of everything but the worker: Temporal itself, AWS and the API, the people's tools, the database.
+
+Each fault passes. What is asked for once and refused, delayed or answered with nonsense has to be asked for again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import random
+import re
+import signal
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal, get_args
+
+import httpx
+
+from sandbox import processes
+from sandbox.house import House, HouseError
+from sandbox.state import State
+
+Mode = Literal["500", "throttled", "reset", "time-out", "slow", "garbage", "expired"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+TIMES = {"time-out": 1}
+"""How often each operation meets the fault; three times otherwise, which is more than a client tries by itself."""
+
+_HANGS = 4.0
+"""Seconds without an answer: longer than the shortened patience of the clients."""
+
+_HUB_MODES: dict[Mode, dict[str, Any]] = {
+    "500": {"mode": "http", "status": 500},
+    "throttled": {"mode": "http", "status": 429, "retry_after": 1},
+    "reset": {"mode": "reset"},
+    "time-out": {"mode": "timeout"},
+    "slow": {"mode": "slow", "seconds": 1},
+    "garbage": {"mode": "garbage"},
+    "expired": {"mode": "http", "status": 401},
+}
+
+
+class Proxy:
+    """In front of the embedded AWS and of the API behind its gateway: every operation meets the fault at first."""
+
+    def __init__(self, upstream: str, mode: Mode) -> None:
+        host, _, port = upstream.removeprefix("http://").partition(":")
+        self.upstream = (host, int(port.strip("/")))
+        self.mode, self.met = mode, Counter[str]()
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        self._server.daemon_threads = True
+        self._server.proxy = self  # type: ignore[attr-defined]
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def meets(self, operation: str) -> bool:
+        with self._lock:
+            self.met[operation] += 1
+            return self.met[operation] <= TIMES.get(self.mode, 3)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: what matters is how the run ends."""
+
+    def _handle(self) -> None:
+        proxy: Proxy = self.server.proxy  # type: ignore[attr-defined]
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fault = proxy.mode if proxy.meets(_operation(self, body)) else None
+        if fault == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            self.connection.close()
+        elif fault == "time-out":
+            time.sleep(_HANGS)
+            self.close_connection = True
+        elif fault is None or fault == "slow":
+            self._pass_on(proxy, body, slow=fault == "slow")
+        else:
+            self._answer(*_ANSWERS[fault])
+
+    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = _handle
+
+    def _pass_on(self, proxy: Proxy, body: bytes, slow: bool) -> None:
+        upstream = http.client.HTTPConnection(*proxy.upstream, timeout=60)
+        try:
+            upstream.request(self.command, self.path, body=body or None, headers=dict(self.headers.items()))
+            found = upstream.getresponse()
+            content = found.read()
+        except OSError:
+            self._answer(502, {}, b"")
+            return
+        finally:
+            upstream.close()
+        skipped = ("transfer-encoding", "content-length", "connection")
+        headers = {name: value for name, value in found.getheaders() if name.lower() not in skipped}
+        length = found.getheader("Content-Length") if self.command == "HEAD" else None
+        self._answer(found.status, headers, content, slow=slow, length=length)
+
+    def _answer(
+        self, status: int, headers: dict[str, str], body: bytes, slow: bool = False, length: str | None = None
+    ) -> None:
+        with contextlib.suppress(OSError):  # the caller has given up
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", length or str(len(body)))
+            self.end_headers()
+            for start in range(0, len(body), piece := max(1, len(body) // 5)):
+                self.wfile.write(body[start : start + piece])
+                if slow:
+                    time.sleep(0.2)
+
+
+_ANSWERS: dict[str, tuple[int, dict[str, str], bytes]] = {
+    "500": (500, {"Content-Type": "application/json"}, b'{"message": "internal error"}'),
+    "throttled": (
+        429,
+        {"Content-Type": "application/json", "Retry-After": "1", "x-amzn-errortype": "ThrottlingException"},
+        b'{"__type": "ThrottlingException", "message": "Rate exceeded"}',
+    ),
+    "garbage": (200, {"Content-Type": "text/html"}, b"<html><body>Please sign in to the network</body></html>"),
+    "expired": (
+        403,
+        {"Content-Type": "application/json", "x-amzn-errortype": "ExpiredTokenException"},
+        b'{"__type": "ExpiredTokenException", "message": "The security token included in the request is expired"}',
+    ),
+}
+
+
+def _operation(handler: _Handler, body: bytes) -> str:
+    """What is asked for, the same for every attempt at it."""
+    service = re.search(r"Credential=[^/]+/\d+/[\w-]+/([\w-]+)/", handler.headers.get("Authorization", ""))
+    target = handler.headers.get("X-Amz-Target") or next(iter(re.findall(rb"(?:^|&)Action=(\w+)", body)), b"").decode()
+    path = re.sub(r"[0-9a-f-]{8,}|\d+", "#", handler.path.partition("?")[0])
+    return f"{service.group(1) if service else 'api'} {target or f'{handler.command} {path}'}"
+
+
+@contextlib.contextmanager
+def hub_fails(house: House, mode: Mode) -> Iterator[None]:
+    """Every service of the people's tools meets the fault at first."""
+    hub = next(f"http://127.0.0.1:{part.ports['hub']}" for part in house.status() if part.name == "hub")
+    channels = ("slack", "pagerduty", "github", "webhook", "atlas")
+    with httpx.Client(base_url=hub, trust_env=False) as client:
+        for channel in channels:
+            fault = {"target": channel, "times": 2, **_HUB_MODES[mode]}
+            client.post("/_control/fail", json=fault).raise_for_status()
+        try:
+            yield
+        finally:
+            for channel in channels:
+                client.delete(f"/_control/fail/{channel}")
+
+
+class Kills:
+    """Kills a part of the sandbox now and then, as its machine dying, and starts it again on the data that it left."""
+
+    def __init__(self, house: House, part: str, seed: int, most: int = 5) -> None:
+        self._house, self._part = house, part
+        self._chance, self._most = random.Random(seed), most
+        self._over, self.count = threading.Event(), 0
+        self._thread = threading.Thread(target=self._run, name=f"kills {part}", daemon=True)
+
+    def __enter__(self) -> Kills:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(60)
+
+    def _run(self) -> None:
+        while self.count < self._most and not self._over.wait(self._chance.uniform(2, 9)):
+            self.count += 1
+            leader = (state := State.read(self._house.layout.state)) and state.parts[self._part]
+            assert leader is not None
+            for pid in processes.session_members(leader):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            while processes.alive(leader):
+                time.sleep(0.05)
+            while True:
+                with contextlib.suppress(HouseError):  # a machine under load can be slow to start it
+                    self._house.up()
+                    break

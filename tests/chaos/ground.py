@@ -1,0 +1,211 @@
+"""Where the proof is made: a sandbox, a worker that dies, and people who say yes to everything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import ApplicationError, CancelledError
+from temporalio.service import RPCError
+
+from sandbox.house import House
+from tests.chaos.worker import NOTES, PHASE, Notes
+from tests.runbooks.site import Site
+from workflows.model import RunbookResult, RunState
+
+PEOPLE = ("bob", "eve", "kim")
+"""Who says yes. Nobody of them is who asks."""
+
+QUICK = {
+    f"RUNBOOKS_STAGES__{stage}__ROLLBACK__{name}": value
+    for stage in ("PRODUCTION", "STAGING")
+    for name, value in (("ERROR_WINDOW", "PT3S"), ("METRICS_DELAY", "PT1S"))
+}
+"""The minutes of watching are not what is proven here."""
+
+
+@dataclass
+class Ending:
+    """How one run ended, and what it left behind."""
+
+    outcome: str
+    summary: str
+    checklist: dict[str, bool]
+    left_undone: list[str]
+    found: dict[str, Any] = field(default_factory=dict)
+    """How things were before the run."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """How they are after it."""
+    effects: Counter[str] = field(default_factory=Counter)
+    faults: int = 0
+    seconds: float = 0
+
+    def differences(self, from_other: Ending) -> list[str]:
+        """In what this ending is not the other one; what was done more often is told apart by :meth:`doubled`."""
+        found = [
+            f"{name}: {mine!r} instead of {others!r}"
+            for name, mine, others in (
+                ("outcome", self.outcome, from_other.outcome),
+                ("left undone", self.left_undone, from_other.left_undone),
+                *((f"item {key}", done, from_other.checklist.get(key)) for key, done in self.checklist.items()),
+                *((key, value, from_other.state.get(key)) for key, value in self.state.items()),
+            )
+            if mine != others
+        ]
+        fewer = [name for name, count in from_other.effects.items() if self.effects[name] < count]
+        return found + [f"{name}: {self.effects[name]} instead of {from_other.effects[name]}" for name in fewer]
+
+    @property
+    def undone(self) -> bool:
+        """Whether it failed in so many words, with everything as it was found."""
+        return self.outcome == "failed" and not self.left_undone and self.state == self.found
+
+    def doubled(self, from_other: Ending) -> list[str]:
+        """Effects that were made more often than without a fault."""
+        return [
+            f"{name}: {count} instead of {from_other.effects[name]}"
+            for name, count in self.effects.items()
+            if count > from_other.effects[name]
+        ]
+
+
+class Ground:
+    """One sandbox with its client, for one scenario at a time."""
+
+    def __init__(self, house: House, client: Client, notes: Path) -> None:
+        self.site = Site(house, client)
+        self.house, self.client = house, client
+        self._notes, self._log = notes, notes / "worker.log"
+        notes.mkdir(parents=True, exist_ok=True)
+
+    def notes(self, scenario: str) -> Notes:
+        return Notes(self._notes / scenario)
+
+    @contextmanager
+    def worker(self, scenario: str, phase: str, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+        """A worker that is killed in this phase of each activity, as long as the block lasts."""
+        self.notes(scenario).begin(phase)
+        environment = os.environ | self.house.environment() | QUICK | settings
+        environment |= {PHASE: phase, NOTES: str(self._notes / scenario)}
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.chaos.worker"], env=environment, stdout=log, stderr=log
+            )
+        try:
+            yield
+            assert process.poll() is None, self._log.read_text(errors="replace")[-3000:]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+    def through(self, proxy: str) -> dict[str, str]:
+        """Settings of a worker that reaches AWS and the API through this address."""
+        direct = self.house.environment()["AWS_ENDPOINT_URL"]
+        stages = tomllib.loads(self.house.layout.settings.read_text())["stages"]
+        urls = {
+            f"RUNBOOKS_STAGES__{name.upper()}__URL": stage["url"].replace(direct, proxy)
+            for name, stage in stages.items()
+        }
+        return {"RUNBOOKS_AWS__ENDPOINT_URL": proxy, **urls}
+
+    # --- what is there ------------------------------------------------------------------------------------------
+
+    def effects(self) -> Counter[str]:
+        """What has reached the receiving ends so far, counted where a second time would be a fault.
+
+        Chat has no key that a sender could repeat, so a message whose answer was lost is sent again: not counted.
+        """
+        counted: Counter[str] = Counter()
+        for event in self.site.received():
+            if event["channel"] in ("github", "jira", "atlas", "webhook") or event["action"] in ("trigger", "opened"):
+                counted[f"{event['channel']} {event['action']}"] += 1
+        for stage in ("production", "staging"):
+            there = Site(self.house, self.client, stage)
+            counted[f"{stage}: stack updates"] = there.updates()
+            versions = there.aws("lambda").list_versions_by_function(FunctionName=there.stack)["Versions"]
+            counted[f"{stage}: published versions"] = len(versions)
+        return counted
+
+    # --- a run --------------------------------------------------------------------------------------------------
+
+    async def play(self, runbook: str, inp: dict[str, Any], patience: float) -> Ending:
+        """Start it, say yes to whatever it asks, and wait for its end."""
+        before, began = self.effects(), time.monotonic()
+        handle = await self.site.start(runbook, **inp)
+        ended = asyncio.create_task(_result(handle))
+        answers = asyncio.create_task(self._say_yes(handle.id))
+        done, _ = await asyncio.wait({ended}, timeout=patience)
+        answers.cancel()
+        if not done:
+            ended.cancel()
+            state = await _asked(handle)
+            with contextlib.suppress(RPCError):
+                await handle.terminate("the proof has waited long enough")
+            raise AssertionError(f"{runbook} still runs after {patience:g} s: {state}")
+        result = ended.result()
+        counted = self.effects()
+        counted.subtract(before)
+        return Ending(
+            outcome=str(result.outcome),
+            summary=result.summary,
+            checklist={item.id: item.done for item in result.checklist},
+            left_undone=list(result.left_undone),
+            effects=+counted,
+            seconds=time.monotonic() - began,
+        )
+
+    async def _say_yes(self, run: str) -> None:
+        """To every gate of the run and of the runs below it."""
+        asked: set[tuple[str, str, int, str]] = set()
+        while True:
+            running = f'ExecutionStatus="Running" AND WorkflowId STARTS_WITH "{run}"'
+            try:
+                ids = [found.id async for found in self.client.list_workflows(running)]
+                for one in ids:
+                    handle = self.client.get_workflow_handle(one)
+                    state = await _asked(handle)
+                    gate = state.open_gate() if state else None
+                    for person in PEOPLE if gate else ():
+                        assert gate is not None
+                        answer = (one, gate.id, gate.asked, person)
+                        if answer not in asked:
+                            await handle.signal("approve", {"by": person, "gate": gate.id})
+                            asked.add(answer)
+            except RPCError:
+                pass  # the server or the worker is dead at the moment: that is what this is about
+            await asyncio.sleep(0.3)
+
+
+async def _asked(handle: WorkflowHandle[Any, Any]) -> RunState | None:
+    try:
+        return await asyncio.wait_for(handle.query("progress", result_type=RunState), 3)
+    except Exception:  # no worker to answer, or the run has ended
+        return None
+
+
+async def _result(handle: WorkflowHandle[Any, Any]) -> RunbookResult:
+    while True:
+        try:
+            return RunbookResult.model_validate(await handle.result())
+        except RPCError:
+            await asyncio.sleep(0.5)
+        except WorkflowFailureError as error:
+            if isinstance(error.cause, ApplicationError) and error.cause.details:
+                return RunbookResult.model_validate(error.cause.details[0])
+            if isinstance(error.cause, CancelledError):
+                raise AssertionError("the run was cancelled, and nobody asked for that") from None
+            raise

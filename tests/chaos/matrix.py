@@ -1,0 +1,106 @@
+"""Runs every scenario undisturbed and then with each fault, and says in what they differ."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from temporalio.client import Client
+
+from sandbox.house import House
+from tests.chaos.faults import MODES, Kills, Proxy, hub_fails
+from tests.chaos.ground import Ending, Ground
+from tests.chaos.scenarios import Scenario
+from workflows.plugin import RunbooksPlugin
+
+PHASES = ("before", "during", "after")
+"""Of each activity: when the worker is killed."""
+
+PARTS = {"temporal dies": "temporal", "database dies": "mongodb"}
+"""What is killed at random moments, and started again on what it left on disk."""
+
+FAULTS: tuple[str, ...] = (*PHASES, *PARTS, *MODES)
+PORTS = dict.fromkeys(("temporal", "temporal-ui", "aws", "mongodb", "hub"), 0)
+PATIENCE = 600.0
+
+
+@dataclass
+class Row:
+    """One scenario under one kind of fault, beside the undisturbed run."""
+
+    scenario: Scenario
+    fault: str
+    ending: Ending
+    undisturbed: Ending
+
+    @property
+    def good(self) -> bool:
+        """The same end as without the fault, or a clear failure with everything undone; and nothing twice."""
+        return not self.doubled and (not self.differences or self.ending.undone)
+
+    @property
+    def differences(self) -> list[str]:
+        return self.ending.differences(self.undisturbed)
+
+    @property
+    def doubled(self) -> list[str]:
+        return self.ending.doubled(self.undisturbed)
+
+    @property
+    def verdict(self) -> str:
+        if not self.good:
+            return "; ".join([*self.differences, *self.doubled, self.ending.summary])
+        return f"failed, all undone: {self.ending.summary}" if self.differences else "the same end, nothing twice"
+
+
+@contextlib.asynccontextmanager
+async def ground(home: Path) -> AsyncIterator[Ground]:
+    """A sandbox of its own."""
+    with House(home / "house", say=lambda line: None) as house:
+        house.up(ports=PORTS)
+        client = await Client.connect(house.environment()["TEMPORAL_ADDRESS"], plugins=[RunbooksPlugin()])
+        yield Ground(house, client, home / "notes")
+
+
+@contextlib.contextmanager
+def traffic(on: Ground, scenario: Scenario) -> Iterator[None]:
+    if not scenario.traffic:
+        yield
+        return
+    running = on.house.traffic("production", scenario.traffic, 3600)
+    try:
+        yield
+    finally:
+        running.stop()
+
+
+async def one(on: Ground, scenario: Scenario, fault: str) -> Ending:
+    """One run of the scenario under one fault: a phase to kill the worker in, a part to kill, or a mode to fail in."""
+    inp = await asyncio.to_thread(scenario.prepare, on)
+    found = scenario.state(on)
+    phase = fault if fault in PHASES else "undisturbed"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(traffic(on, scenario))
+        settings, counted = {}, lambda: on.notes(scenario.name).kills(phase)
+        if fault in MODES:
+            proxy = Proxy(on.house.environment()["AWS_ENDPOINT_URL"], fault)
+            stack.callback(proxy.close)
+            stack.enter_context(hub_fails(on.house, fault))
+            settings, counted = on.through(proxy.url), lambda: len(proxy.met)
+        stack.enter_context(on.worker(scenario.name, phase, settings))
+        if fault in PARTS:
+            kills = stack.enter_context(Kills(on.house, PARTS[fault], seed=len(scenario.name)))
+            counted = lambda: kills.count  # noqa: E731
+        ending = await on.play(scenario.runbook, inp, PATIENCE)
+    ending.found, ending.state, ending.faults = found, scenario.state(on), counted()
+    return ending
+
+
+async def rows(on: Ground, scenario: Scenario, faults: Sequence[str] = FAULTS) -> AsyncIterator[Row]:
+    """The scenario under each of the faults."""
+    undisturbed = await one(on, scenario, "none")
+    for fault in faults:
+        yield Row(scenario, fault, await one(on, scenario, fault), undisturbed)

@@ -1,0 +1,154 @@
+"""A worker that is killed, as by ``kill -9``, before, during or after each activity, and comes back at once.
+
+``python -m tests.chaos.worker`` imports everything once and forks the real worker from that, so that a new one is there
+within a moment of the death of the last. What the server knows of a dead worker it knows from time-outs; they are
+shortened here, and nothing else is different from ``python -m worker``.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+from botocore.config import Config
+from temporalio import activity
+from temporalio.common import RetryPolicy
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
+
+import worker.main
+from activities import clients
+from workflows import policy
+
+PHASE, NOTES = "CHAOS_PHASE", "CHAOS_NOTES"
+"""Environment: ``before``, ``during``, ``after`` or ``undisturbed``; and the folder that outlives the worker."""
+
+_DEAD = timedelta(seconds=3)
+"""How long a silent worker is taken for alive."""
+
+_RETRY = {"initial_interval": timedelta(seconds=0.2), "maximum_interval": timedelta(seconds=1)}
+
+
+class Notes:
+    """What outlives a killed worker: where it was killed already, and how long each activity takes undisturbed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def begin(self, phase: str) -> None:
+        """Before a run in this phase: it has not been killed anywhere."""
+        for old in self._folder.glob(f"{phase}-*"):
+            old.unlink()
+
+    def first(self, phase: str, name: str) -> bool:
+        """Whether it is the first time for this activity; remembered before it returns."""
+        try:
+            (self._folder / f"{phase}-{_safe(name)}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def kills(self, phase: str) -> int:
+        return len(list(self._folder.glob(f"{phase}-*")))
+
+    def took(self, name: str, seconds: float) -> None:
+        (self._folder / f"took-{_safe(name)}").write_text(json.dumps(seconds))
+
+    def usual(self, name: str) -> float:
+        """Seconds that the activity took undisturbed; a moment when it is a new one."""
+        try:
+            return float(json.loads((self._folder / f"took-{_safe(name)}").read_text()))
+        except FileNotFoundError:
+            return 0.02
+
+
+class Killer(Interceptor):
+    """Kills this process once at each activity, in the phase that is asked for."""
+
+    def __init__(self, phase: str, notes: Notes) -> None:
+        self._phase, self._notes = phase, notes
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        phase, notes = self._phase, self._notes
+
+        class Inbound(ActivityInboundInterceptor):
+            async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+                info = activity.info()
+                # Of a run below another one, the step; the run's own name is a new one each time.
+                name = f"{info.activity_id}-{info.activity_type}"
+                if phase == "before" and notes.first(phase, name):
+                    _die()
+                timer = None
+                if phase == "during" and notes.first(phase, name):
+                    timer = threading.Timer(notes.usual(name) / 2, _die)
+                    timer.start()
+                began = time.monotonic()
+                answer = await super().execute_activity(input)
+                if phase == "undisturbed":
+                    notes.took(name, time.monotonic() - began)
+                if timer is not None:
+                    _die()  # it was quicker than usual
+                if phase == "after" and notes.first(phase, name):
+                    _die()
+                return answer
+
+        return Inbound(next)
+
+
+def shorten() -> None:
+    """Have the death of a worker noticed in seconds. Times only: every number of attempts stays."""
+    for name, preset in vars(policy).items():
+        if not (name.isupper() and isinstance(preset, dict)):
+            continue
+        options = cast(policy.ActivityOptions, preset)
+        if "heartbeat_timeout" in options:
+            options["heartbeat_timeout"] = _DEAD
+        elif "start_to_close_timeout" in options:
+            options["start_to_close_timeout"] = _DEAD
+        retry = options.get("retry_policy") or RetryPolicy()
+        options["retry_policy"] = RetryPolicy(**_RETRY, maximum_attempts=retry.maximum_attempts)  # type: ignore[arg-type]
+    clients._CONFIG = clients._CONFIG.merge(Config(connect_timeout=1, read_timeout=2))
+
+
+def _safe(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in name)
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _serve() -> None:
+    """Fork a worker, and another one whenever it is killed."""
+    child = 0
+
+    def stop(number: int, _frame: object) -> None:
+        if child:
+            os.kill(child, number)
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    while True:
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            worker.main.main()
+        _, status = os.waitpid(child, 0)
+        if not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL):
+            sys.exit(f"the worker ended by itself: {status}")
+
+
+if __name__ == "__main__":
+    killer = Killer(os.environ[PHASE], Notes(Path(os.environ[NOTES])))
+    shorten()
+    worker.main.Worker = functools.partial(Worker, interceptors=[killer])  # type: ignore[misc]
+    _serve()

@@ -1,0 +1,77 @@
+"""Scaling and the restart against the real house: real load, a real function, and traffic that comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from temporalio.client import WorkflowHandle
+from temporalio.service import RPCError
+
+from tests.histories import keep
+from tests.runbooks.site import Site, approve, failure, finished, progress, until
+from workflows.model import Outcome, State
+
+LOAD: dict[str, Any] = {"requests": 60, "concurrency": 4}
+
+
+async def test_memory_by_a_load_test_of_staging_and_back_by_an_abort(site: Site) -> None:
+    handle = await site.start("VerticalScaling", memory_mb=1024, load=LOAD, window="PT5M", reason="slow")
+    await approve(handle)
+    await until(handle, lambda s: s.step("watch").state is State.WAITING, 120)
+    assert sizes(site) == {"production": 1024, "staging": 1024}
+    await handle.signal("abort", {"by": "bob"})
+    assert (await failure(handle)).type == "Aborted"
+    assert sizes(site) == {"production": 512, "staging": 512}
+    rehearsal = site.client.get_workflow_handle(f"{handle.id}/rehearse")
+    assert {item.id for item in (await progress(rehearsal)).checklist if item.done} >= {"load-test", "staging", "cost"}
+
+
+async def test_the_documents_larger_pool_is_refused_and_a_smaller_one_is_made(site: Site) -> None:
+    error = await failure(await site.start("ConnectionPoolScaling", max_pool_size=150, reason="exhausted"))
+    assert error.type == "WouldBeWorse"
+    handle = await site.start("ConnectionPoolScaling", max_pool_size=5, load=LOAD, window="PT10S", reason="exhausted")
+    await approve(handle)
+    result = await finished(handle, 120)
+    assert result.outcome is Outcome.COMPLETED
+    live = site.aws("lambda").get_function_configuration(FunctionName=site.stack, Qualifier="live")
+    assert live["Environment"]["Variables"]["MONGODB_MAX_POOL_SIZE"] == "5"
+
+
+async def test_a_terminated_restart_gives_traffic_back(site: Site) -> None:
+    handle = await site.start("ServiceRestart", drain="PT5M", reason="it hangs")
+    await approve(handle)
+    await until(handle, lambda s: s.step("drain").state is State.WAITING)
+    assert limit(site) == 0
+    await handle.terminate("to see what happens")
+    watchdog = await watchdog_of(site, handle)
+    result = await finished(watchdog, 60)
+    assert "ended without giving traffic back" in result.summary
+    assert limit(site) is None
+    assert site.health()["code"] == 200
+    await keep(watchdog, "ServiceRestartWatchdog", "terminated")
+
+
+def sizes(site: Site) -> dict[str, int]:
+    functions = site.aws("lambda")
+    names = {stage: f"claude-projects-state-api-{stage}" for stage in ("production", "staging")}
+    return {
+        stage: functions.get_function_configuration(FunctionName=name, Qualifier="live")["MemorySize"]
+        for stage, name in names.items()
+    }
+
+
+def limit(site: Site) -> Any:
+    return site.aws("lambda").get_function_concurrency(FunctionName=site.stack).get("ReservedConcurrentExecutions")
+
+
+async def watchdog_of(site: Site, handle: WorkflowHandle[Any, Any]) -> WorkflowHandle[Any, Any]:
+    run_id = (await handle.describe()).raw_description.workflow_execution_info.first_run_id
+    found = site.client.get_workflow_handle(f"{handle.id}/watchdog-{run_id[:8]}")
+    for _ in range(50):
+        try:
+            await found.describe()
+            return found
+        except RPCError:
+            await asyncio.sleep(0.1)
+    raise AssertionError("it has no watchdog")

@@ -1,0 +1,192 @@
+"""Schedules as code: what there should be, and that applying it makes just that."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from temporalio.client import Client, ScheduleOverlapPolicy
+
+from activities.schedules import NextRun, Schedules, schedule_id
+from activities.settings import Settings
+from starters import schedule_plan
+from starters.problems import Problem
+from starters.schedule_plan import CADENCES, Cadence, plan
+from tests.patience import eventually
+from tests.starters.conftest import Cli, House
+from tests.worker.test_process import SETTINGS
+from tests.workflows.probe import Probe
+from workflows.catalog import RUNBOOKS
+
+STAGES = SETTINGS + SETTINGS.replace("test", "production").replace(
+    'function = "f"', 'function = "f"\nproduction = true'
+)
+WEEKLY = Cadence("Probe", "weekly", "to see it", every=timedelta(days=7), catch_up=timedelta(days=1))
+RENEWED = Cadence("Probe", "weekly", "to see it", every=timedelta(days=7), catch_up=timedelta(days=1), renewed=True)
+
+
+def settings(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    file = tmp_path / "runbooks.toml"
+    file.write_text(STAGES)
+    monkeypatch.setenv("RUNBOOKS_CONFIG", str(file))
+    return Settings()
+
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+
+
+def test_the_documents_cadences_are_planned_for_every_stage(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = plan(settings(tmp_path, monkeypatch), RUNBOOKS)
+    ids = {one.id for one in planned}
+    assert {"runbooks/restore-drill/production", "runbooks/rehearsal/test", "runbooks/rehearsal/production"} <= ids
+    assert "runbooks/restore-drill/test" not in ids
+    assert len(ids) == len(planned)
+    for one in planned:
+        schedule: Any = one.schedule
+        assert schedule.policy.overlap is ScheduleOverlapPolicy.SKIP
+        assert schedule.policy.catchup_window >= timedelta(hours=12)
+        assert schedule.spec.jitter
+        assert schedule.state.note.startswith(f"{one.cadence.runbook} on {one.stage}, ")
+        assert schedule.action.args[0]["requested_by"] == f"schedule {one.id}"
+
+
+def test_every_cadence_says_when() -> None:
+    for cadence in CADENCES:
+        assert cadence.every or cadence.day or cadence.words == "daily", cadence.runbook
+        assert not cadence.day or cadence.day - cadence.production_later.days >= 1
+        assert not cadence.day or cadence.day <= 28, "every month has it"
+
+
+def test_the_same_plan_has_the_same_mark_and_another_has_another(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = settings(tmp_path, monkeypatch)
+    marks = {one.id: one.mark for one in plan(known, RUNBOOKS)}
+    assert marks == {one.id: one.mark for one in plan(known, RUNBOOKS)}
+    other = known.model_copy(update={"task_queue": "elsewhere"})
+    assert not set(marks.values()) & {one.mark for one in plan(other, RUNBOOKS)}
+
+
+def test_production_comes_after_the_others(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        schedule_plan, "CADENCES", (Cadence(**{**vars(WEEKLY), "production_later": timedelta(days=2)}),)
+    )
+    offsets = {
+        one.stage: one.schedule.spec.intervals[0].offset for one in plan(settings(tmp_path, monkeypatch), (Probe,))
+    }
+    assert offsets == {"test": timedelta(hours=9), "production": timedelta(days=2, hours=9)}
+
+
+def test_an_input_that_the_runbook_does_not_take_is_said(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule_plan, "CADENCES", (Cadence(**{**vars(WEEKLY), "input": {"to": "far"}}),))
+    with pytest.raises(Problem, match="Probe does not take the input of its schedule: to: "):
+        plan(settings(tmp_path, monkeypatch), (Probe,))
+
+
+# --- in Temporal -----------------------------------------------------------------------------------------------------
+
+
+@pytest_asyncio.fixture
+async def schedules(
+    house: House, client: Client, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Client]:
+    """A weekly schedule for probes on two stages, and nothing left behind."""
+    monkeypatch.setattr(schedule_plan, "CADENCES", (WEEKLY,))
+    file = tmp_path / "runbooks.toml"
+    file.write_text(f'task_queue = "{house.queue}"\n{STAGES}')
+    yield client
+    async for one in await client.list_schedules():
+        await client.get_schedule_handle(one.id).delete()
+
+
+async def test_applying_twice_is_applying_once(schedules: Client, cli: Cli) -> None:
+    first = await cli("schedules", "apply", "--json")
+    assert {one["id"]: one["did"] for one in first.document} == {
+        "runbooks/probe/test": "created",
+        "runbooks/probe/production": "created",
+    }
+    before = await schedules.get_schedule_handle("runbooks/probe/test").describe()
+    second = await cli("schedules", "apply", "--json")
+    assert {one["did"] for one in second.document} == {"unchanged"}
+    after = await schedules.get_schedule_handle("runbooks/probe/test").describe()
+    assert after.info.next_action_times == before.info.next_action_times
+
+
+async def test_a_changed_plan_updates_and_a_pause_stays(
+    schedules: Client, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cli("schedules", "apply")
+    paused = await cli("schedules", "pause", "runbooks/probe/test", "--by", "ann", "--reason", "freeze")
+    assert (paused.code, "paused by ann: freeze" in paused.out) == (0, True)
+    monkeypatch.setattr(schedule_plan, "CADENCES", (Cadence(**{**vars(WEEKLY), "hour": 11}),))
+    done = await cli("schedules", "apply", "--json")
+    assert {one["did"] for one in done.document} == {"updated"}
+    found = await schedules.get_schedule_handle("runbooks/probe/test").describe()
+    assert found.schedule.spec.intervals[0].offset == timedelta(hours=11)
+    assert (found.schedule.state.paused, found.schedule.state.note) == (True, "paused by ann: freeze")
+    resumed = await cli("schedules", "resume", "runbooks/probe/test", "--by", "bob")
+    assert "resumed by bob; next 20" in resumed.out
+
+
+async def test_a_date_that_a_run_has_set_is_kept(
+    schedules: Client, house: House, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule_plan, "CADENCES", (RENEWED,))
+    await cli("schedules", "apply")
+    due = datetime(2031, 5, 6, 7, 8, tzinfo=UTC)
+    name = schedule_id("Probe", "production")
+    wanted = NextRun(schedule=name, runbook="Probe", input={"stage": "production"}, at=due, note="90 days after")
+    await Schedules(schedules, house.queue).next_run(wanted)
+    done = await cli("schedules", "apply", "--json")
+    assert {one["id"]: one["did"] for one in done.document} == {name: "kept", "runbooks/probe/test": "unchanged"}
+    assert (await schedules.get_schedule_handle(name).describe()).info.next_action_times == [due]
+
+
+async def test_a_schedule_starts_its_run_and_the_list_tells_how_it_ended(
+    schedules: Client, house: House, cli: Cli
+) -> None:
+    await cli("schedules", "apply")
+    await schedules.get_schedule_handle("runbooks/probe/test").trigger()
+
+    async def ran() -> Any:
+        rows = (await cli("schedules", "list", "--json")).document
+        return next((row for row in rows if row["last_status"] == "failed"), None)
+
+    row = await eventually(ran, "the run of the schedule in the list")
+    assert row["id"] == "runbooks/probe/test"
+    state = await house.progress(row["last_run"])
+    assert (state.stage, state.requested_by) == ("test", "schedule runbooks/probe/test")
+    assert state.summary.startswith("there is no stage 'test'"), "the probes' world has other stages"
+
+
+async def test_what_is_no_longer_planned_is_named_and_left(schedules: Client, cli: Cli, tmp_path: Any) -> None:
+    await cli("schedules", "apply")
+    (tmp_path / "runbooks.toml").write_text(SETTINGS)
+
+    async def named() -> Any:
+        done = (await cli("schedules", "apply", "--json")).document
+        return [one for one in done if one["did"] == "not in the plan"]
+
+    (strange,) = await eventually(named, "the schedule of the stage that is gone; visibility is a moment behind")
+    assert "temporal schedule delete --schedule-id runbooks/probe/production" in strange["note"]
+
+
+async def test_an_unknown_schedule_is_said(schedules: Client, cli: Cli) -> None:
+    said = await cli("schedules", "pause", "nightly", "--by", "ann")
+    assert (said.code, "there is no schedule nightly; there are: " in said.err) == (3, True)
+
+
+# --- examples --------------------------------------------------------------------------------------------------------
+
+
+async def test_examples_are_started_once_on_the_named_stage(schedules: Client, house: House, cli: Cli) -> None:
+    first = await cli("examples", "test", "--json")
+    assert first.document == {"example-Probe": True}
+    assert (await cli("examples", "test", "--json")).document == {"example-Probe": False}
+    state = await house.progress("example-Probe")
+    assert (state.dry_run, state.stage, state.reason) == (True, "test", "to see it turn")
+    said = await cli("examples", "nowhere")
+    assert (said.code, "there are: test, production" in said.err) == (2, True)

@@ -1,0 +1,18 @@
+"""Workers die, the server dies: no run is lost, nothing is done twice, one run at a time on a stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.worker.fleet import killed_at_random
+from tests.worker.test_process import free_port
+
+
+async def test_workers_and_server_killed_at_random(tmp_path: Path) -> None:
+    books = await killed_at_random(
+        tmp_path, free_port(), runs=5, workers=3, every=2.0, server_kills=1, seed=7, patience=240
+    )
+    assert books.ended == {"completed": 5}
+    assert (books.lost, books.doubled, books.overlaps) == (0, 0, [])
+    assert books.server_kills == 1
+    assert books.worker_kills >= 1

@@ -1,0 +1,233 @@
+"""The receiver: who may post, what is genuine, and that nothing is lost while Temporal is away."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import socket
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.x509.oid import NameOID
+from starlette.applications import Starlette
+from temporalio.client import Client
+
+from activities.settings import AlarmRule, Receiver, Settings
+from tests.workflows.incident_world import World, situation, soon, working
+from worker.receiver import Desk, receive
+from worker.sns import Sns, signed_text
+from worker.spool import Spool
+from workflows.connection import ConnectionProblem
+
+TOPIC = "arn:aws:sns:us-east-1:123456789012:alarms"
+CERTIFICATE = "https://sns.us-east-1.amazonaws.com/SimpleNotificationService-1.pem"
+KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+NOW = datetime.now(UTC)
+
+
+def certificate(key: rsa.RSAPrivateKey = KEY) -> bytes:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sns.amazonaws.com")])
+    built = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    built = built.serial_number(1).not_valid_before(NOW - timedelta(days=1)).not_valid_after(NOW + timedelta(days=1))
+    return built.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def message(version: str = "2", key: rsa.RSAPrivateKey = KEY, **changes: Any) -> dict[str, Any]:
+    alarm = {"AlarmName": "errors-production", "NewStateValue": "ALARM", "NewStateReason": "Threshold Crossed"}
+    found = {
+        "Type": "Notification",
+        "MessageId": "m-1",
+        "TopicArn": TOPIC,
+        "Subject": 'ALARM: "errors-production"',
+        "Message": json.dumps(alarm | {"StateChangeTime": "2026-01-20T14:02:11.123+0000"}),
+        "Timestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "SignatureVersion": version,
+        "SigningCertURL": CERTIFICATE,
+        **changes,
+    }
+    algorithm = hashes.SHA1() if version == "1" else hashes.SHA256()
+    found.setdefault(
+        "Signature", base64.b64encode(key.sign(signed_text(found), padding.PKCS1v15(), algorithm)).decode()
+    )
+    return found
+
+
+def aws(request: httpx.Request) -> httpx.Response:
+    if str(request.url).endswith(".pem"):
+        return httpx.Response(200, content=certificate())
+    return httpx.Response(200 if request.url.host == "sns.us-east-1.amazonaws.com" else 500)
+
+
+@pytest_asyncio.fixture
+async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[httpx.AsyncClient, Spool]]:
+    monkeypatch.setenv("ALERT_TOKEN", "s3cret")
+    receiver = Receiver(
+        spool=tmp_path / "spool",
+        token="env:ALERT_TOKEN",
+        topics=(TOPIC,),
+        alarms=(AlarmRule(alarm="errors-*", stage="production", severity="P1"),),
+    )
+    from activities.secret_refs import SecretResolver
+
+    spool = Spool(receiver.spool)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(aws)) as outside:
+        resolver = SecretResolver(None, None)  # type: ignore[arg-type]
+        made: Starlette = Desk(
+            frozenset({"production"}), receiver, spool, resolver, Sns(receiver, outside)
+        ).application()
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(made), base_url="http://receiver") as inside:
+            yield inside, spool
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+async def test_a_genuine_alarm_is_kept(desk: tuple[httpx.AsyncClient, Spool], version: str) -> None:
+    client, spool = desk
+    answer = await client.post("/sns", json=message(version))
+    assert (answer.status_code, answer.json()["alert"]) == (202, "sns-m-1"), answer.text
+    (_, kept), *more = spool.waiting()
+    assert more == []
+    assert (kept.stage, kept.severity, kept.key, kept.source) == (
+        "production",
+        "P1",
+        "errors-production",
+        "alarm errors-production",
+    )
+    assert kept.reason == "errors-production: Threshold Crossed"
+    assert kept.detected_at == datetime(2026, 1, 20, 14, 2, 11, 123000, tzinfo=UTC)
+    assert (await client.get("/health")).json() == {"status": "ok", "waiting": 1}
+
+
+OTHER = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+OK = json.dumps({"AlarmName": "errors-production", "NewStateValue": "OK"})
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        (message(key=OTHER), "the signature is wrong"),
+        ({**message(), "Message": OK}, "the signature is wrong"),
+        (message(Signature="not base64"), "the signature is wrong"),
+        (message(TopicArn="arn:aws:sns:us-east-1:666666666666:alarms"), "none of receiver.topics"),
+        (message(SigningCertURL="https://sns.us-east-1.amazonaws.com.evil.example/x.pem"), "does not lead to SNS"),
+        (message(SigningCertURL="http://sns.us-east-1.amazonaws.com/x.pem"), "does not lead to SNS"),
+        (message(SigningCertURL="https://sns.us-east-1.amazonaws.com@evil.example/x.pem"), "does not lead to SNS"),
+        (message(SigningCertURL="https://sns.eu-west-1.amazonaws.com/x.pem"), "does not lead to SNS"),
+        (message(SigningCertURL="https://sns.us-east-1.amazonaws.com/x.html"), "not one of SNS"),
+        (message(Timestamp="2026-01-20T14:02:11.123Z"), "a recording"),
+        (message(SignatureVersion="3", Signature="x"), "is not known"),
+        (message(Message="hello"), "no CloudWatch alarm"),
+        (message(Message=json.dumps({"AlarmName": "disk", "NewStateValue": "ALARM"})), "no rule"),
+        ({"Type": "Notification"}, "none of receiver.topics"),
+    ],
+)
+async def test_what_is_not_genuine_is_refused(
+    desk: tuple[httpx.AsyncClient, Spool], sent: dict[str, Any], why: str
+) -> None:
+    client, spool = desk
+    answer = await client.post("/sns", json=sent)
+    assert (answer.status_code, why in answer.json()["error"]) == (403, True), answer.text
+    assert spool.count() == 0
+
+
+async def test_all_well_again_opens_nothing_and_a_subscription_is_confirmed(
+    desk: tuple[httpx.AsyncClient, Spool],
+) -> None:
+    client, spool = desk
+    assert (await client.post("/sns", json=message(Message=OK))).json() == {"taken": False}
+    wanted = {"Type": "SubscriptionConfirmation", "Token": "t", "Message": "You have chosen to subscribe"}
+    url = "https://sns.us-east-1.amazonaws.com/?Action=ConfirmSubscription"
+    assert (await client.post("/sns", json=message(**wanted, SubscribeURL=url))).json() == {"confirmed": True}
+    elsewhere = message(**wanted, SubscribeURL="https://evil.example/?Action=ConfirmSubscription")
+    assert (await client.post("/sns", json=elsewhere)).status_code == 403
+    assert spool.count() == 0
+
+
+GENERIC = {"stage": "production", "text": "checkout fails", "id": "a-1", "source": "probe"}
+
+
+@pytest.mark.parametrize(
+    ("token", "body", "status"),
+    [
+        ("s3cret", GENERIC, 202),
+        ("wrong", GENERIC, 401),
+        ("", GENERIC, 401),
+        ("s3cret", {**GENERIC, "stage": "prod"}, 400),
+        ("s3cret", {**GENERIC, "surprise": 1}, 400),
+        ("s3cret", {**GENERIC, "severity": "P9"}, 400),
+        ("s3cret", "hello", 400),
+        ("s3cret", {**GENERIC, "text": "x" * 300_000}, 400),
+    ],
+)
+async def test_the_generic_door(desk: tuple[httpx.AsyncClient, Spool], token: str, body: Any, status: int) -> None:
+    client, spool = desk
+    answer = await client.post("/alerts", json=body, headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == status, answer.text
+    assert "s3cret" not in answer.text
+    assert spool.count() == (status == 202)
+
+
+async def test_what_arrives_while_temporal_is_away_is_kept_and_delivered_once(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALERT_TOKEN", "s3cret")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "example")
+    monkeypatch.setenv("RUNBOOKS_CONFIG", str(tmp_path / "none.toml"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    away = True
+
+    async def reach() -> Client:
+        if away:
+            raise ConnectionProblem("Temporal does not answer")
+        return client
+
+    world, spool = World("errors"), Spool(tmp_path / "spool")
+    async with working(client, world) as queue:
+        facts = (await world.resolve(queue)).model_dump(mode="json")
+        settings = Settings.model_validate(
+            {
+                "task_queue": queue,
+                "stages": {queue: facts},
+                "receiver": {"listen": f"127.0.0.1:{port}", "spool": tmp_path / "spool", "token": "env:ALERT_TOKEN"},
+            }
+        )
+        alert = {**GENERIC, "stage": queue, "severity": "P1"}
+        serving = asyncio.create_task(receive(settings, reach))
+        async with httpx.AsyncClient(headers={"Authorization": "Bearer s3cret"}) as http:
+
+            async def post(body: dict[str, Any]) -> int:
+                for _ in range(100):
+                    try:
+                        return (await http.post(f"http://127.0.0.1:{port}/alerts", json=body)).status_code
+                    except httpx.ConnectError:
+                        await asyncio.sleep(0.05)
+                raise AssertionError("the receiver does not answer")
+
+            assert await post(alert) == 202
+            assert await post(alert) == 202, "sent twice"
+            assert await post({**alert, "id": "a-2"}) == 202
+            assert spool.count() == 3
+            serving.cancel()  # as if the process died: what it took is on the disk
+            await asyncio.gather(serving, return_exceptions=True)
+            away = False
+            serving = asyncio.create_task(receive(settings, reach))
+            await soon(lambda: spool.count() == 0, 30)
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+        handle = client.get_workflow_handle(f"incident-{queue}-checkout-fails")
+        await soon(lambda: bool(world.pages), 30)
+        seen = await situation(handle)
+        assert (seen.alerts, seen.repeats) == (["a-1", "a-2"], 1)
+        assert len(world.pages) == 1
+        await handle.terminate()

@@ -1,0 +1,317 @@
+"""Incident in a scripted world: the first fifteen minutes, with time skipped only where a test says so."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+
+from tests.histories import keep
+from tests.workflows.incident_world import World, begin, send, situation, soon, working
+from tests.workflows.probe import progress, until
+from workflows.model import Outcome, RunbookResult, RunState, State
+
+MINUTE = timedelta(minutes=1)
+
+
+def timeline(state: RunState) -> str:
+    return "\n".join(entry.text for entry in state.timeline)
+
+
+async def test_p1_from_the_alarm_to_resolved(temporal: WorkflowEnvironment) -> None:
+    world = World("errors")
+    with temporal.with_time_skipping_disabled():
+        async with working(temporal.client, world) as queue:
+            handle = await begin(temporal.client, queue, severity="P1", detected_by="alarm errors-high")
+            state = await until(handle, lambda s: s.open_gate() is not None)
+            plan = state.open_gate().plan  # type: ignore[union-attr]
+            assert (plan["runbook"], plan["from"], plan["to"]) == (
+                "QuickRollback",
+                "broken (version 2)",
+                "good (version 1)",
+            )
+            await soon(lambda: bool(world.pages))
+            assert [page.title for _, page in world.pages] == ["P1 " + state.stage + ": more 500s"]  # type: ignore[operator]
+            declared = next(m for _, m in world.said if m.title.startswith("INCIDENT DECLARED - P1"))
+            for line in (
+                "Service:",
+                "Status:** DEGRADED",
+                "Detection:",
+                "Impact:** 50.0% of the requests",
+                "Commander:",
+            ):
+                assert line in declared.text, declared.text
+            assert await send(handle, "acknowledge") == "ann is on it"
+            await soon(lambda: bool(world.page_ends))
+            await handle.signal("approve", {"by": "bob"})
+            await soon(lambda: bool(world.changes))
+            await until(handle, lambda s: "QuickRollback" in timeline(s) and world.fault == "none")
+            await temporal.fast_forward(handle, timedelta(minutes=30))
+            seen = await situation(handle)
+            assert seen.book is not None
+            assert seen.book.reached("resolved"), timeline(await progress(handle))
+            assert seen.tried[0].helped
+            assert await send(handle, "action", text="add a test", owner="bob") == "A1"
+            await send(handle, "post_mortem")
+            await send(handle, "action", do="done", id="A1")
+            result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 30))
+            await keep(handle, "Incident", "p1")
+    assert result.outcome is Outcome.COMPLETED
+    assert [item.id for item in result.checklist if not item.done] == []
+
+
+async def test_evidence_is_frozen_before_anybody_is_asked_and_one_hanging_probe_holds_nobody_up(
+    temporal: WorkflowEnvironment,
+) -> None:
+    world = World("errors")
+    world.hanging, world.down = {"logs"}, {"gateway_log"}
+    with temporal.with_time_skipping_disabled():
+        async with working(temporal.client, world) as queue:
+            handle = await begin(temporal.client, queue, severity="P1")
+            await soon(lambda: bool(world.pages), 40)
+            state = await until(handle, lambda s: s.open_gate() is not None)
+            first = {step.id: step for step in state.steps[:7]}
+            slowest = max(step.ended_at for step in first.values() if step.ended_at)
+            gate = state.open_gate()
+            assert gate is not None
+            assert gate.opened_at >= slowest
+            began = {name: at for at, name in world.probed if name in ("confirm", "metrics", "database", "deployments")}
+            assert max(began.values()) - min(began.values()) < timedelta(seconds=3), "all at once"
+            declared_at = next(at for at, m in world.said if m.title.startswith("INCIDENT DECLARED"))
+            page_at = world.pages[0][0]
+            assert slowest - state.started_at < timedelta(seconds=14)
+            for at in (declared_at, page_at):
+                assert at - slowest < timedelta(seconds=1), "no later than the slowest probe and a second"
+            seen = await situation(handle)
+            assert seen.evidence is not None
+            assert set(seen.evidence.failed_sources) == {"lambda-log", "gateway-log"}
+            assert seen.conclusion is not None
+            assert any("gateway_log is down" in text for text in seen.conclusion.failed)
+            assert first["lambda-log"].state is State.FAILED
+            frozen = seen.evidence
+            world.fault = "latency"
+            await temporal.fast_forward(handle, 10 * MINUTE)
+            assert (await situation(handle)).evidence == frozen
+            await handle.terminate()
+
+
+async def test_page_acknowledge_escalate_next_level_and_round_again(temporal: WorkflowEnvironment) -> None:
+    world = World("errors")
+    world.down = {"pagerduty"}
+    with temporal.with_time_skipping_disabled():
+        async with working(temporal.client, world) as queue:
+            handle = await begin(temporal.client, queue, severity="P1")
+            await soon(lambda: len(world.pages) == 1)
+            await temporal.fast_forward(handle, 11 * MINUTE)
+            called = [page.details["called"] for _, page in world.pages]
+            assert called == ["on-call engineer, round 1", "engineering lead, round 1", "on-call engineer, round 2"]
+            assert len({page.key for _, page in world.pages}) == 3, "each is a call of its own"
+            text = timeline(await progress(handle))
+            assert "pagerduty did not take the page: HTTP 503" in text
+            assert "paged on-call engineer through webhook" in text
+            await temporal.fast_forward(handle, 5 * MINUTE)
+            assert "MISSED P1 response" in timeline(await progress(handle))
+            await send(handle, "acknowledge")
+            pages = len(world.pages)
+            await temporal.fast_forward(handle, 20 * MINUTE)
+            assert len(world.pages) == pages
+            await soon(lambda: len(world.page_ends) == pages)
+            await send(handle, "command", to="carla")
+            await temporal.fast_forward(handle, 25 * MINUTE)
+            assert len(world.pages) == pages, "a hand-over is progress"
+            await temporal.fast_forward(handle, 6 * MINUTE)
+            assert len(world.pages) > pages, "an acknowledgement without progress expires"
+            assert "expired without progress" in timeline(await progress(handle))
+            await handle.terminate()
+
+
+async def test_no_pager_takes_it_and_the_next_level_is_called_at_once(temporal: WorkflowEnvironment) -> None:
+    world = World("errors")
+    world.down = {"pagerduty", "webhook", "chat"}
+    with temporal.with_time_skipping_disabled():
+        async with working(temporal.client, world) as queue:
+            handle = await begin(temporal.client, queue, severity="P1")
+            await until(handle, lambda s: "NOBODY COULD BE PAGED (on-call engineer)" in timeline(s))
+            world.down = set()
+            await temporal.fast_forward(handle, MINUTE)
+            assert world.pages[0][1].details["called"] == "engineering lead, round 1"
+            await handle.terminate()
+
+
+async def test_severity_is_worked_out_and_a_change_plans_anew(temporal: WorkflowEnvironment) -> None:
+    world = World("errors")
+    with temporal.with_time_skipping_disabled():
+        async with working(temporal.client, world) as queue:
+            handle = await begin(temporal.client, queue)
+            await until(handle, lambda s: s.open_gate() is not None)
+            seen = await situation(handle)
+            assert seen.book is not None
+            assert seen.book.severity == "P2", "half of the requests fail"
+            await send(handle, "severity", severity="P1", reason="the other half too")
+            after = (await situation(handle)).book
+            assert after is not None
+            assert {clock.severity for clock in after.clocks if clock.runs} == {"P1", "P2"}
+            await soon(lambda: len(world.pages) == 2)
+            await send(handle, "severity", severity="P3", reason="one route only")
+            await temporal.fast_forward(handle, 60 * MINUTE)
+            assert len(world.pages) == 2, "a P3 calls nobody"
+            await handle.terminate()
+
+
+async def test_a_remedy_that_does_not_help_is_said_and_the_next_is_offered(temporal: WorkflowEnvironment) -> None:
+    world = World("errors")
+    world.cure = "something else"
+    with temporal.with_time_skipping_disabled():
+        async with working(temporal.client, world) as queue:
+            handle = await begin(temporal.client, queue, severity="P1")
+            await until(handle, lambda s: s.open_gate() is not None)
+            await handle.signal("approve", {"by": "bob"})
+            await soon(lambda: bool(world.changes))
+            await temporal.fast_forward(handle, 8 * MINUTE)
+            text = timeline(await progress(handle))
+            assert "QuickRollback did not help: after 4 looks still 50.0% of the requests fail" in text
+            assert "diagnosed again" in text
+            seen = await situation(handle)
+            assert (seen.tried[0].state, seen.tried[0].helped) == ("done", False)
+            await keep(handle, "Incident", "did-not-help")
+            await handle.terminate()
+
+
+async def test_a_no_goes_on_and_another_recovery_can_be_named(temporal: WorkflowEnvironment) -> None:
+    world = World("errors")
+    with temporal.with_time_skipping_disabled():
+        async with working(temporal.client, world) as queue:
+            handle = await begin(temporal.client, queue, severity="P1")
+            await until(handle, lambda s: s.open_gate() is not None)
+            await handle.signal("reject", {"by": "bob", "reason": "fix forward"})
+            await until(handle, lambda s: "QuickRollback: bob said no" in timeline(s))
+            assert (await progress(handle)).outcome is None
+            with pytest.raises(Exception, match="Workflow update failed") as refused:
+                await send(handle, "recover", runbook="ServiceRestart")
+            assert "cannot help" in str(refused.value.__cause__) or "is no recovery" in str(refused.value.__cause__)
+            await send(handle, "recover", runbook="QuickRollback")
+            state = await until(handle, lambda s: s.open_gate() is not None)
+            assert state.open_gate().id == "recover-2"  # type: ignore[union-attr]
+            world.fault = "none"
+            await temporal.fast_forward(handle, 3 * MINUTE)
+            await send(handle, "mitigated", text="switched the flag off")
+            await handle.terminate()
+
+
+async def test_a_relapse_begins_anew_and_calls_again(temporal: WorkflowEnvironment) -> None:
+    world = World("errors")
+    with temporal.with_time_skipping_disabled():
+        async with working(temporal.client, world) as queue:
+            handle = await begin(temporal.client, queue, severity="P1")
+            await soon(lambda: len(world.pages) == 1)
+            await send(handle, "acknowledge")
+            world.fault = "none"
+            await temporal.fast_forward(handle, 5 * MINUTE)
+            assert "the service is good again" in timeline(await progress(handle))
+            world.fault = "errors"
+            await temporal.fast_forward(handle, 4 * MINUTE)
+            seen = (await situation(handle)).book
+            assert seen is not None
+            assert seen.episode == 2
+            assert len(world.pages) == 2
+            assert any("RELAPSE" in message.title for _, message in world.said)
+            world.fault = "none"
+            await temporal.fast_forward(handle, 30 * MINUTE)
+            seen = (await situation(handle)).book
+            assert seen is not None
+            assert seen.reached("resolved")
+            # And after it was resolved: the same alarm again.
+            pages = len(world.pages)
+            answer = await handle.execute_update("join", {"alert": "a-9", "source": "alarm", "text": "errors again"})
+            assert answer == "joined"
+            await until(handle, lambda s: "RELAPSE, outbreak 3" in timeline(s))
+            await soon(lambda: len(world.pages) == pages + 1)
+            await keep(handle, "Incident", "relapses")
+            await handle.terminate()
+
+
+async def test_false_alarm_is_resolved_by_a_person_and_never_by_itself(temporal: WorkflowEnvironment) -> None:
+    world = World("none")
+    with temporal.with_time_skipping_disabled():
+        async with working(temporal.client, world) as queue:
+            handle = await begin(temporal.client, queue, severity="P4")
+            await until(handle, lambda s: s.step("tree").state is State.DONE)  # type: ignore[union-attr]
+            await temporal.fast_forward(handle, timedelta(hours=30))
+            assert (await progress(handle)).outcome is None
+            assert world.pages == []
+            await send(handle, "resolve", cause="a typo in the footer")
+            result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 30))
+    assert result.outcome is Outcome.COMPLETED
+    assert world.written[-1].entry.cause == "a typo in the footer"
+
+
+async def test_it_is_not_resolved_before_it_is_verified(temporal: WorkflowEnvironment) -> None:
+    world = World("errors")
+    with temporal.with_time_skipping_disabled():
+        async with working(temporal.client, world) as queue:
+            handle = await begin(temporal.client, queue, severity="P1")
+            await until(handle, lambda s: s.open_gate() is not None)
+            await send(handle, "resolve")
+            await until(handle, lambda s: "not verified: it goes on" in timeline(s))
+            assert not (await situation(handle)).book.reached("resolved")  # type: ignore[union-attr]
+            await handle.terminate()
+
+
+async def test_abort_ends_the_pages(temporal: WorkflowEnvironment) -> None:
+    world = World("errors")
+    with temporal.with_time_skipping_disabled():
+        async with working(temporal.client, world) as queue:
+            handle = await begin(temporal.client, queue, severity="P1")
+            await soon(lambda: bool(world.pages))
+            await handle.signal("abort", {"by": "ann", "reason": "a test of the alarm"})
+            with pytest.raises(Exception, match="failed"):
+                await asyncio.wait_for(handle.result(), 20)
+            await keep(handle, "Incident", "aborted")
+    assert [end.key for end in world.page_ends] == [page.key for _, page in world.pages]
+
+
+async def test_a_dry_run_looks_and_tells_nobody(temporal: WorkflowEnvironment) -> None:
+    world = World("errors")
+    async with working(temporal.client, world) as queue:
+        handle = await begin(temporal.client, queue, dry_run=True)
+        result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 30))
+        await keep(handle, "Incident", "dry-run")
+    assert result.outcome is Outcome.DRY_RUN
+    assert result.summary.startswith("would be a P2: 50.0% of the requests fail")
+    assert (world.pages, world.said, world.changes) == ([], [], [])
+
+
+async def test_a_worker_dead_for_the_first_minute_pages_once_when_one_is_back(client: Client) -> None:
+    world = World("errors")
+    queue = "incident-late-worker"
+    handle = await begin(client, queue, severity="P1")
+    await asyncio.sleep(2)
+    assert world.pages == []
+    async with working(client, world, queue):
+        await soon(lambda: bool(world.pages), 30)
+        await until(handle, lambda s: s.open_gate() is not None)
+        opened = (await situation(handle)).book.opened_at  # type: ignore[union-attr]
+        assert world.pages[0][0] - opened >= timedelta(seconds=2), "the clocks count from the start of the run"
+        assert len(world.pages) == 1
+        await handle.terminate()
+
+
+async def test_diagnosis_alone(temporal: WorkflowEnvironment) -> None:
+    for fault, branch in (
+        ("dead", "not_responding"),
+        ("errors", "errors"),
+        ("latency", "latency"),
+        ("throttling",) * 2,
+    ):
+        world = World(fault)
+        async with working(temporal.client, world) as queue:
+            handle = await begin(temporal.client, queue, "Diagnosis")
+            result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 30))
+            verdict: dict[str, Any] = await handle.query("verdict")
+            await keep(handle, "Diagnosis", fault)
+        assert (result.facts["branch"], verdict["branch"]) == (branch, branch)
+        assert (world.pages, world.said) == ([], [])

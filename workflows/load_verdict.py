@@ -1,0 +1,61 @@
+"""What a load test shows, and how two of them compare. Pure functions."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from activities.charts import Chart, Line
+from activities.load_models import LoadReport
+
+TOLERANCE = 0.1
+"""Two figures closer than this are the same: tests of one service differ by as much from minute to minute."""
+
+
+class Change(StrEnum):
+    BETTER = "better"
+    SAME = "the same"
+    WORSE = "worse"
+    UNKNOWN = "not known"
+
+
+class Compared(NamedTuple):
+    change: Change
+    text: str
+
+
+def problems(found: LoadReport, max_error_rate: float, max_p95_ms: float) -> list[str]:
+    """Why a load test is not passed, one line each; empty when it is."""
+    said = []
+    if found.error_rate is None or found.p95_ms is None:
+        return ["nothing could be measured"]
+    if found.error_rate > max_error_rate:
+        said.append(f"{found.error_rate:.1%} of requests failed, at most {max_error_rate:.1%} may")
+    if found.p95_ms > max_p95_ms:
+        said.append(f"p95 is {found.p95_ms:.0f} ms, at most {max_p95_ms:.0f} ms is wanted")
+    return said
+
+
+def compare(before: float | None, after: float | None, unit: str = "ms") -> Compared:
+    """Whether a figure of which less is better has changed by more than chance."""
+    if before is None or after is None:
+        shown = (f"{value:.0f} {unit}" if value is not None else "not known" for value in (before, after))
+        return Compared(Change.UNKNOWN, " → ".join(shown))
+    text = f"{before:.0f} → {after:.0f} {unit}"
+    if after > before * (1 + TOLERANCE) + 1:
+        return Compared(Change.WORSE, text)
+    if after < before * (1 - TOLERANCE):
+        return Compared(Change.BETTER, text)
+    return Compared(Change.SAME, text)
+
+
+def charts(found: LoadReport, title: str = "Load test") -> list[Chart]:
+    """How the test went, second by second."""
+    answered = tuple((second.at, float(second.answered)) for second in found.seconds)
+    failed = tuple((second.at, float(second.failed)) for second in found.seconds)
+    p95 = tuple((second.at, second.p95_ms) for second in found.seconds if second.p95_ms is not None)
+    lines = (Line(name="answered", points=answered), Line(name="failed", points=failed))
+    return [
+        Chart(title=f"{title}: answers", unit="", lines=lines),
+        Chart(title=f"{title}: p95", unit="ms", lines=(Line(name="p95", points=p95),)),
+    ]
