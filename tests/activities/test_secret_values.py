@@ -42,7 +42,7 @@ def test_what_is_made_is_strong_and_never_the_same() -> None:
         ("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "0 bits"),
         ("correct horse battery staple", "white space"),
         ("hunter2", "bits"),
-        (new_api_key() + "\n", "white space"),
+        ("6f0e2b1a-5c3d-4e8f-9a71-b2c4d6e8f013\n", "white space"),
     ],
 )
 def test_what_is_refused(value: str, why: str) -> None:
