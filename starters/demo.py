@@ -22,7 +22,8 @@ from starters.output import AsJson, Output
 from workflows.canary_judge import Limits
 from workflows.canary_model import CanaryRollbackInput
 from workflows.canary_rollback import CanaryRollback
-from workflows.quick_rollback import QuickRollback, QuickRollbackInput
+from workflows.quick_rollback import QuickRollback
+from workflows.rollback_model import QuickRollbackInput
 
 if TYPE_CHECKING:
     from sandbox.traffic import Stats

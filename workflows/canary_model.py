@@ -16,7 +16,7 @@ from workflows.canary_judge import Decision, Judgement, Limits, Look
 from workflows.canary_split import SplitSeen, split_seen
 from workflows.model import By, Kind, StepSpec
 from workflows.model import Line as Text
-from workflows.rollback import RollbackInput
+from workflows.rollback_model import RollbackInput
 
 Percent = Annotated[int, Field(ge=1, le=100)]
 DEFAULT_LADDER = (10, 50, 100)

@@ -5,41 +5,18 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from pydantic import Field
 from temporalio import workflow
 
-from activities.client_limits import ClientId, ClientLimit, ClientLimits, LimitAsked, LimitFound, SetLimit
+from activities.client_limits import ClientLimit, ClientLimits, LimitAsked, LimitFound, SetLimit
 from activities.metrics import Window
 from activities.symptom_logs import SymptomLogs
 from activities.symptom_models import ClientCount, Requests, RequestsAsked
 from workflows import policy
+from workflows.client_rate_limit_model import ClientRateLimitInput
 from workflows.details import length
-from workflows.model import Kind, RunbookInput, RunbookResult, Scalar, StepSpec
+from workflows.model import Kind, RunbookResult, Scalar, StepSpec
 from workflows.runbook import Runbook, RunbookSpec, Undo
 from workflows.symptom_errors import share_of
-
-
-class ClientRateLimitInput(RunbookInput):
-    client: ClientId = Field(description="Id of its key, as the log has it (never the key)", examples=["1a2b3c4d"])
-    per_minute: int = Field(60, ge=1, le=1_000_000, description="Requests a minute that it is still answered")
-    expires_after: timedelta | None = Field(
-        timedelta(hours=24),
-        gt=timedelta(0),
-        le=timedelta(days=90),
-        description="The API itself no longer heeds the limit after this; null: it stays until it is taken away",
-    )
-    window: timedelta = Field(
-        timedelta(minutes=10),
-        ge=timedelta(seconds=10),
-        le=timedelta(hours=24),
-        description="Requests of this long are looked at before",
-    )
-    watch: timedelta = Field(
-        timedelta(minutes=2),
-        ge=timedelta(seconds=5),
-        le=timedelta(hours=1),
-        description="How long to look afterwards whether it holds, and whether the others are well",
-    )
 
 
 @workflow.defn(name="ClientRateLimit")

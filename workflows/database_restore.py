@@ -28,7 +28,8 @@ from activities.stage import GatePolicy, Stage
 from workflows import policy
 from workflows.backup_models import DatabaseRestoreInput
 from workflows.model import Kind, Phase, RunbookResult, Scalar, StepSpec
-from workflows.rollback import RollbackInput, connections_stable
+from workflows.rollback import connections_stable
+from workflows.rollback_model import RollbackInput
 from workflows.runbook import Runbook, RunbookSpec, Undo
 
 TAKES = "30 to 60 minutes"

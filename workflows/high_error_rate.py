@@ -18,7 +18,7 @@ from activities.symptom_metrics import SymptomMetrics
 from activities.symptom_models import ErrorMinutes, Points, Requests, RequestsAsked
 from activities.tickets import Tickets
 from workflows import policy
-from workflows.client_rate_limit import ClientRateLimitInput
+from workflows.client_rate_limit_model import ClientRateLimitInput
 from workflows.details import length
 from workflows.model import Kind, RunbookInput, RunbookResult, State, StepSpec
 from workflows.performance_degradation import AFTER, GATES

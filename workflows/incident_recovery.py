@@ -20,7 +20,7 @@ from workflows.incident_response import Response
 from workflows.incident_state import Tried
 from workflows.model import LockState, Outcome, Phase, RunbookInput, RunbookResult, Scalar
 from workflows.remedies import REMEDIES
-from workflows.rollback import RollbackInput
+from workflows.rollback_model import RollbackInput
 from workflows.runbook import Stopped
 from workflows.steps import describe
 

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
 from temporalio import workflow
 
 from activities.deployment_models import Deployed, DeployInput, Former, PointAlias, RollbackTarget
 from activities.deployments import Deployments
 from activities.metrics import Metrics
-from activities.releases import ReleaseFacts, Strategy
+from activities.releases import ReleaseFacts
 from workflows import policy
 from workflows.model import Kind, RunbookResult, StepSpec
-from workflows.rollback import AFTER, BEFORE, CHECKLIST, KEEP_GATE, Rollback, RollbackInput
+from workflows.rollback import AFTER, BEFORE, CHECKLIST, KEEP_GATE, Rollback
+from workflows.rollback_model import QuickRollbackInput
 from workflows.runbook import RunbookSpec, Undo
-
-
-class QuickRollbackInput(RollbackInput):
-    strategy: Strategy | None = Field(
-        None, description="redeploy, alias, cloudformation or command; the stage's own when absent"
-    )
 
 
 @workflow.defn(name="QuickRollback")

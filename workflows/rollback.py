@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from pydantic import Field
 from temporalio import workflow
 
 from activities.api import Api, Health, HealthCheck
@@ -21,7 +20,8 @@ from activities.stacks import Stacks, StackStatus
 from activities.stage import GatePolicy
 from activities.tickets import Tickets
 from workflows import policy
-from workflows.model import Kind, Name, Phase, RunbookInput, Scalar, StepSpec
+from workflows.model import Kind, Phase, Scalar, StepSpec
+from workflows.rollback_model import RollbackInput
 from workflows.runbook import Runbook, Undo
 
 CHECKLIST = (
@@ -54,10 +54,6 @@ AFTER = (
 """What follows when the restored release has the traffic."""
 
 KEEP_GATE = ("keep-rollback", "Only when the service is not well afterwards: keep the restored release?")
-
-
-class RollbackInput(RunbookInput):
-    to: Name | None = Field(None, description="Commit, label or Lambda version to go to; the last good one when absent")
 
 
 I = TypeVar("I", bound=RollbackInput)  # noqa: E741

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from workflows.client_rate_limit import ClientRateLimitInput
+from workflows.client_rate_limit_model import ClientRateLimitInput
 from workflows.database_migration_model import AddIndex, DatabaseMigrationInput
 from workflows.model import RunbookInput
-from workflows.quick_rollback import QuickRollbackInput
+from workflows.rollback_model import QuickRollbackInput
 from workflows.scaling_model import ConnectionPoolScalingInput, ProvisionedConcurrencyInput, VerticalScalingInput
 from workflows.symptom_errors import crowd
 from workflows.symptom_model import SymptomInput

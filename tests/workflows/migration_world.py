@@ -307,28 +307,28 @@ async def _below(runbook: str, payload: tuple[Any, ...]) -> RunbookResult:
     return result
 
 
-@workflow.defn(name="BatchedUpdate")
+@workflow.defn(name="BatchedUpdate", sandboxed=False)
 class StandInUpdate:
     @workflow.run
     async def run(self, *payload: Any) -> RunbookResult:
         return await _below("BatchedUpdate", payload)
 
 
-@workflow.defn(name="DatabaseBackup")
+@workflow.defn(name="DatabaseBackup", sandboxed=False)
 class StandInBackup:
     @workflow.run
     async def run(self, *payload: Any) -> RunbookResult:
         return await _below("DatabaseBackup", payload)
 
 
-@workflow.defn(name="RestoreDrill")
+@workflow.defn(name="RestoreDrill", sandboxed=False)
 class StandInDrill:
     @workflow.run
     async def run(self, *payload: Any) -> RunbookResult:
         return await _below("RestoreDrill", payload)
 
 
-@workflow.defn(name="DatabaseRestore")
+@workflow.defn(name="DatabaseRestore", sandboxed=False)
 class StandInRestore:
     @workflow.run
     async def run(self, *payload: Any) -> RunbookResult:

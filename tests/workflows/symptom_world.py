@@ -218,7 +218,7 @@ class World:
         return [method for method in methods if hasattr(method, "__temporal_activity_definition")]
 
 
-@workflow.defn(dynamic=True)
+@workflow.defn(dynamic=True, sandboxed=False)
 class Below:
     """Any run below, in one go."""
 
