@@ -108,6 +108,25 @@ class Receiver(Part):
     )
 
 
+class CodecServer(Part):
+    """Decrypts for people: the Temporal UI and the ``temporal`` command ask it."""
+
+    listen: str = Field("127.0.0.1:8086", pattern=r"^[\w.:\[\]-]+:\d+$", description="Address and port")
+    origin: str = Field(
+        pattern=r"^https?://[\w.:\[\]-]+$",
+        description="The Temporal UI as browsers have it in their address line, without a path",
+    )
+    token: SecretRef = Field(description="What people show that they may read: at its sign-in page, or as bearer token")
+
+
+class Encryption(Part):
+    """Encrypts what Temporal stores of the runs. What stays readable: docs/encryption.md."""
+
+    keys: SecretRef = Field(description="The keyring: runbooks codec new FILE")
+    decrypt_only: bool = Field(False, description="To begin and to end with: read what is encrypted, encrypt nothing")
+    server: CodecServer | None = Field(None, description="For runbooks codec serve")
+
+
 class Rehearsal(Part):
     """What the monthly rehearsal goes through, where the examples of the runbooks do not fit the team."""
 
@@ -129,6 +148,7 @@ class Settings(BaseSettings):
     providers: Providers = Providers()
     ui: Ui = Ui()
     rehearsal: Rehearsal = Rehearsal()
+    encryption: Encryption | None = Field(None, description="Of histories; they are readable when absent")
     receiver: Receiver | None = Field(None, description="Takes alerts over HTTP; none does when absent")
     task_queue: str = "runbooks"
     stages: dict[str, Stage] = Field(default_factory=dict)

@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 
 from starters import operator_commands, run_commands
 from starters.catalog import Catalog, catalog
+from starters.codec_commands import codec
 from starters.demo import demo
 from starters.doctor import doctor
 from starters.incident_commands import incident
@@ -63,6 +64,7 @@ for _panel, _commands in _PANELS.items():
         app.command(_name, rich_help_panel=_panel, epilog=EXIT_CODES)(_command)
 app.add_typer(incident, name="incident", rich_help_panel="Answer and steer", epilog=EXIT_CODES)
 app.add_typer(keys, name="keys", rich_help_panel="Answer and steer", epilog=EXIT_CODES)
+app.add_typer(codec, name="codec", rich_help_panel="Answer and steer", epilog=EXIT_CODES)
 app.add_typer(schedules, name="schedules", rich_help_panel="Runs", epilog=EXIT_CODES)
 app.add_typer(sandbox, name="sandbox", rich_help_panel="Try it", epilog=EXIT_CODES)
 

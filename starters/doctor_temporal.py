@@ -11,7 +11,8 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 
-from activities.settings import Settings
+from activities.keyring import read_keyring
+from activities.settings import ConfigError, Settings
 from starters.doctor_lines import Line, State
 from starters.session import PATIENCE
 from workflows.connection import ConnectionProblem, connect, require_search_attributes
@@ -25,7 +26,7 @@ _FRESH = timedelta(minutes=2)
 async def temporal_lines(settings: Settings | None) -> list[Line]:
     """The lines about Temporal; those about task queues only where the settings can be read."""
     try:
-        client = await connect(patience=PATIENCE)
+        client = await connect(None, patience=PATIENCE)
     except ConnectionProblem as problem:
         text = str(problem)
         remedy = "start the server, or set TEMPORAL_ADDRESS (or TEMPORAL_PROFILE) to the one there is"
@@ -40,9 +41,24 @@ async def temporal_lines(settings: Settings | None) -> list[Line]:
         said, _, remedy = str(problem).partition(". ")
         lines.append(_line("search attributes", State.WRONG, said, remedy))
     if settings is not None:
+        lines.append(_encryption(settings))
         queues = (settings.task_queue, settings.migrations_queue)
         lines += await asyncio.gather(*(_served(client, queue) for queue in queues))
     return lines
+
+
+def _encryption(settings: Settings) -> Line:
+    try:
+        keyring = read_keyring(settings)
+    except ConfigError as error:
+        remedy = "put the keyring there; the remedy for a lost one is in docs/encryption.md"
+        return _line("encryption", State.WRONG, str(error), remedy)
+    if keyring is None:
+        return _line("encryption", State.OK, "off: who may read the namespace can read histories")
+    more = len(keyring.keys) - 1
+    if (key := keyring.encrypts_with) is None:
+        return _line("encryption", State.OK, f"nothing is encrypted, {more + 1} keys decrypt")
+    return _line("encryption", State.OK, f"histories are encrypted with {key.id}; {more} more keys decrypt")
 
 
 async def _served(client: Client, queue: str) -> Line:

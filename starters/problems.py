@@ -9,6 +9,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.settings import ConfigError
+from workflows.codec import MissingKeyError
 from workflows.connection import ConnectionProblem
 
 
@@ -42,7 +43,7 @@ def explained(error: Exception) -> Problem:
     match error:
         case Problem():
             return error
-        case ConfigError() | ConnectionProblem():
+        case ConfigError() | ConnectionProblem() | MissingKeyError():
             return Problem(str(error), Code.UNREACHABLE)
         case RPCError():
             return _rpc(error)

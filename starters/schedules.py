@@ -24,6 +24,7 @@ from starters.problems import Code, Problem
 from starters.runs import status
 from starters.schedule_plan import PLAN, Planned, leftovers, plan
 from starters.session import Session
+from workflows.codec import EncryptionCodec, encrypted_with
 
 Did = Literal["created", "updated", "unchanged", "kept", "not in the plan"]
 
@@ -67,7 +68,7 @@ async def _apply(session: Session, wanted: Planned) -> Applied:
         except ScheduleAlreadyRunningError:  # by somebody else, just now
             found = await handle.describe()
     mark = await _mark(session, found.schedule)
-    if mark == wanted.mark:
+    if mark == wanted.mark and _key(found.schedule) == _key_now(session):
         return Applied(id=wanted.id, did="unchanged", note=wanted.note)
     if mark is None and wanted.cadence.renewed:
         return Applied(id=wanted.id, did="kept", note=f"set by a run: {found.schedule.state.note or ''}")
@@ -178,3 +179,14 @@ async def _mark(session: Session, schedule: Schedule) -> str | None:
         return None
     (value,) = await session.client.data_converter.decode([memo[PLAN]])
     return str(value)
+
+
+def _key(schedule: Schedule) -> str | None:
+    """The key that a schedule of the plan is encrypted with. It lives for years, so it has to follow a rotation."""
+    memo = getattr(schedule.action, "memo", None) or {}
+    return encrypted_with(memo[PLAN]) if PLAN in memo else None
+
+
+def _key_now(session: Session) -> str | None:
+    used = session.client.data_converter.payload_codec
+    return used.key_id if isinstance(used, EncryptionCodec) else None

@@ -45,7 +45,7 @@ def connected(work: Callable[[Session], Awaitable[T]]) -> T:
 
     async def whole() -> T:
         settings = load_settings()
-        return await work(Session(await connect(patience=PATIENCE), settings))
+        return await work(Session(await connect(settings, patience=PATIENCE), settings))
 
     return asyncio.run(whole())
 

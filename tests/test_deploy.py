@@ -176,7 +176,7 @@ def test_variables_have_defaults_and_no_secret_stands_in_it() -> None:
 def test_our_variables_are_those_that_the_worker_reads() -> None:
     read = "".join(path.read_text() for folder in ("worker", "activities") for path in (ROOT / folder).glob("*.py"))
     of_temporal = {"TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE"}  # temporalio.envconfig reads these
-    for name in (*WORKERS, "setup"):
+    for name in (*WORKERS, "setup", "codec"):
         for key in COMPOSE.services[name].environment.keys() - of_temporal:
             field = key.removeprefix("RUNBOOKS_").lower().split("__")[0]
             assert f'"{key}"' in read or field in Settings.model_fields, f"{name} sets {key}, which nothing reads"
@@ -186,8 +186,9 @@ def test_the_commands_of_our_services_exist() -> None:
     group: Any = get_command(app)
     setup = COMPOSE.services["setup"].command or []
     of_image = [" ".join(json.loads(text)) for text in re.findall(r"^CMD (\[.*runbooks.*\])$", DOCKERFILE, re.M)]
-    commands = [*setup[2].split(" && "), *of_image]
-    assert len(commands) == 3
+    codec = " ".join(COMPOSE.services["codec"].command or [])
+    commands = [*setup[2].split(" && "), codec, *of_image]
+    assert len(commands) == 4
     for line in commands:
         program, *words = shlex.split(line)
         assert program == "runbooks"

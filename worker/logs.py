@@ -16,6 +16,7 @@ from temporalio import activity, workflow
 
 from activities.redaction import redact
 from activities.settings import ConfigError
+from workflows.codec import MissingKeyError
 
 
 def about() -> dict[str, Any]:
@@ -46,10 +47,21 @@ def _of_sdk(record: logging.LogRecord) -> dict[str, Any]:
     return {}
 
 
+def _one_line(record: logging.LogRecord) -> None:
+    """Take the traceback off where the settings are to blame and no code is: its reason goes into the message."""
+    error = record.exc_info[1] if record.exc_info else None
+    while error is not None and not isinstance(error, MissingKeyError):
+        error = error.__cause__
+    if error is not None:
+        record.msg, record.args = f"{record.getMessage()}: {error}", None
+        record.exc_info = record.exc_text = None
+
+
 class JsonLines(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
+        _one_line(record)
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -69,6 +81,7 @@ class TextLines(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
+        _one_line(record)
         found = about() or _of_sdk(record)
         where = " ".join(f"{key}={found[key]}" for key in ("workflow_id", "run_id", "step", "attempt") if key in found)
         first, separator, rest = super().format(record).partition("\n")

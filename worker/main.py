@@ -79,7 +79,7 @@ async def run() -> None:
     telemetry = runtime()
     # Before Temporal is reached: what arrives meanwhile is kept.
     receiving = asyncio.create_task(receive(settings)) if settings.receiver and settings.receiver.with_worker else None
-    client = await connect(patience=30, runtime=telemetry, interceptors=traces.interceptors(os.environ))
+    client = await connect(settings, patience=30, runtime=telemetry, interceptors=traces.interceptors(os.environ))
     await require_search_attributes(client)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

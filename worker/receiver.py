@@ -205,7 +205,7 @@ async def receive(settings: Settings, reach: Connect | None = None) -> None:
         config = uvicorn.Config(desk.application(), log_config=None, access_log=False, lifespan="off")
         server = uvicorn.Server(config)
         delivering = asyncio.create_task(
-            deliver(spool, desk.arrived, settings.task_queue, reach or (lambda: connect(patience=5)))
+            deliver(spool, desk.arrived, settings.task_queue, reach or (lambda: connect(settings, patience=5)))
         )
         logging.info("receiver listens on %s, %d alerts wait", receiver.listen, spool.count())
         # Not serve(), which takes over the signals of the process.

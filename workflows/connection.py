@@ -11,6 +11,8 @@ from temporalio.envconfig import ClientConfig
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError
 
+from activities.keyring import read_keyring
+from activities.settings import Settings
 from workflows import search_attributes
 from workflows.plugin import RunbooksPlugin
 
@@ -20,17 +22,24 @@ class ConnectionProblem(Exception):
 
 
 async def connect(
-    *, patience: float = 5.0, runtime: Runtime | None = None, interceptors: Sequence[Interceptor] = ()
+    settings: Settings | None,
+    *,
+    patience: float = 5.0,
+    runtime: Runtime | None = None,
+    interceptors: Sequence[Interceptor] = (),
 ) -> Client:
     """Connect with the profile of the environment: ``TEMPORAL_ADDRESS``, ``TEMPORAL_PROFILE``, ``TEMPORAL_API_KEY`` ...
 
     Args:
+        settings: Say with which keys histories are encrypted; None to look at what is never encrypted.
         patience: Seconds to keep trying, for a server that is just starting.
         interceptors: What looks on at every call, and at every worker made from the client.
 
     Raises:
         ConnectionProblem: nothing answers, or the profile is wrong.
+        ConfigError: the keys cannot be read.
     """
+    plugin = RunbooksPlugin(read_keyring(settings) if settings else None)
     try:
         config = ClientConfig.load_client_connect_config()
     except Exception as error:
@@ -40,9 +49,7 @@ async def connect(
     deadline = asyncio.get_running_loop().time() + patience
     while True:
         try:
-            client = await Client.connect(
-                **config, plugins=[RunbooksPlugin()], runtime=runtime, interceptors=interceptors
-            )
+            client = await Client.connect(**config, plugins=[plugin], runtime=runtime, interceptors=interceptors)
             await client.count_workflows()
         except (RPCError, RuntimeError) as error:
             if isinstance(error, RPCError) and "amespace" in str(error):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
-from temporalio.converter import DataConverter
+from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes
 from temporalio.plugin import SimplePlugin
 from temporalio.worker import WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
+from activities.keyring import Keyring
 from workflows.catalog import WORKFLOWS
+from workflows.codec import EncryptionCodec
 from workflows.converter import data_converter
 
 PASS_THROUGH = (
@@ -65,8 +67,15 @@ PASS_THROUGH = (
 )
 
 
-def _converter(_existing: DataConverter | None) -> DataConverter:
-    return data_converter
+def converter(keyring: Keyring | None) -> DataConverter:
+    """How payloads are written and read. Failures are encrypted with them, because their messages quote what failed.
+
+    The codec is there without one as well, because what was encrypted must wait for its key and not be taken for noise.
+    """
+    codec = dataclasses.replace(data_converter, payload_codec=EncryptionCodec(keyring))
+    if keyring is None or keyring.encrypts_with is None:
+        return codec
+    return dataclasses.replace(codec, failure_converter_class=DefaultFailureConverterWithEncodedAttributes)
 
 
 def _runner(existing: WorkflowRunner | None) -> WorkflowRunner:
@@ -77,12 +86,16 @@ def _runner(existing: WorkflowRunner | None) -> WorkflowRunner:
 
 
 class RunbooksPlugin(SimplePlugin):
-    """Give it to ``Client.connect``, and every worker made from that client has it too; give it to a ``Replayer``."""
+    """Give it to ``Client.connect``, and every worker made from that client has it too; give it to a ``Replayer``.
 
-    def __init__(self) -> None:
+    Args:
+        keyring: Encrypts what is stored, and decrypts it; None leaves it readable.
+    """
+
+    def __init__(self, keyring: Keyring | None = None) -> None:
         super().__init__(
             "operational-runbooks",
-            data_converter=_converter,
+            data_converter=converter(keyring),
             workflow_runner=_runner,
             workflows=WORKFLOWS,
         )

@@ -131,7 +131,8 @@ async def test_on_a_terminal_the_run_is_drawn_over_until_it_asks(house: House) -
     assert output.live
     from activities.settings import load_settings
 
-    session = Session(await connect(), load_settings())
+    settings = load_settings()
+    session = Session(await connect(settings), settings)
     seen = await Follower(output).follow(session, handle.id, until_gate=True)
     assert seen is not None
     assert seen.open_gate() is not None

@@ -196,9 +196,11 @@ class Outer(Runbook[ProbeInput]):
 
 
 @contextlib.asynccontextmanager
-async def working(client: Client, world: World, *extra: type) -> AsyncIterator[str]:
-    """A worker for probes on a queue of its own."""
-    queue = f"probe-{uuid.uuid4()}"
+async def working(
+    client: Client, world: World, *extra: type, queue: str | None = None, **options: Any
+) -> AsyncIterator[str]:
+    """A worker for probes, on a queue of its own unless one is named; ``options`` are the worker's."""
+    queue = queue or f"probe-{uuid.uuid4()}"
     locks = Locks(client, queue)
     async with Worker(
         client,
@@ -215,6 +217,7 @@ async def working(client: Client, world: World, *extra: type) -> AsyncIterator[s
             locks.release,
             locks.is_running,
         ],
+        **options,
     ):
         yield queue
 
