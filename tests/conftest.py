@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +17,10 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from workflows import search_attributes
 from workflows.plugin import RunbooksPlugin
+
+# The workflow sandbox loads a workflow's modules anew for every run: without bytecode, from their source.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 DYNAMIC_CONFIG = {
     "frontend.WorkflowTimeSkippingEnabled": "true",
