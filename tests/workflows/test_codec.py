@@ -96,6 +96,7 @@ async def test_what_no_key_fits_is_left_as_it_is() -> None:
         (f"{OLD.id} {base64.b64encode(NEW.secret).decode()}", "line 1 has a key that is not the one its id names"),
         (f"{NEW.line()}\n{OLD.line()}\n{NEW.line()}", "a key stands in it twice"),
     ],
+    ids=range(8),  # the keys are made anew in each process, and these names must be the same in all of them
 )
 def test_a_keyring_that_is_none_says_why_and_quotes_no_key(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said) as refused:
