@@ -169,15 +169,15 @@ class ApiKeys:
         present = self._secrets.read(stage, secret)
         new = self._new_prints(order)
         published = any(fingerprint(key) in new for key in split(present))
-        changed = False
         if published:
             self._require_unused(order, new)
-            changed = self._secrets.write(stage, secret, self._former(order, present, new))
+            self._secrets.write(stage, secret, self._former(order, present, new))
+        if self._staged.value(secret.store, version_of(order.rotation, "overlap")) is not None:
+            # Also when the list is as before: an earlier attempt may have died before it deployed.
+            self._deploy(order, "put-back")
         for labels in order.labels:
             self._staged.restore(labels)
         self._resolver.forget(stage.api_key)
-        if published or changed:
-            self._deploy(order, "put-back")
         accepted = tuple(fingerprint(key) for key in split(self._secrets.read(stage, secret)))
         return KeysSet(summary=f"accepted again: {', '.join(accepted)}", accepted=accepted, changed=published)
 
@@ -243,6 +243,7 @@ class ApiKeys:
 
     def _status(self, stage: Stage, key: str) -> int:
         """HTTP status of one call with a key; 0 when nothing answered."""
+        activity.heartbeat({"phase": "calling the API with every key"})
         try:
             headers = {"X-Api-Key": key, "X-Client-Name": VERIFICATION}
             return self._http.get(f"{stage.url}/sessions?limit=1", headers=headers).status_code

@@ -153,23 +153,50 @@ class Atlas:
 
     # --- database users -----------------------------------------------------------------------------------------
 
-    def create_user(self, name: str, password: str, roles: list[dict[str, str]], database: str = "admin") -> None:
+    def create_user(
+        self,
+        name: str,
+        password: str,
+        roles: list[dict[str, str]],
+        database: str = "admin",
+        *,
+        scopes: list[dict[str, str]] | None = None,
+    ) -> None:
         """Create a database user. The password goes into the request and nowhere else.
 
         Raises:
             Conflict: there is a user of that name.
         """
         body = {"databaseName": database, "username": name, "password": password, "roles": roles}
-        self._call("POST", "/databaseUsers", f"create database user {name}", body)
+        self._call("POST", "/databaseUsers", f"create database user {name}", body | _scoped(scopes))
 
-    def user_roles(self, name: str, database: str = "admin") -> list[dict[str, str]] | None:
-        """Roles of a database user; None when there is none of that name."""
+    def update_user(
+        self,
+        name: str,
+        password: str,
+        roles: list[dict[str, str]],
+        database: str = "admin",
+        *,
+        scopes: list[dict[str, str]] | None = None,
+    ) -> None:
+        """Give a database user this password and these roles."""
+        body: dict[str, Any] = {"password": password, "roles": roles}
+        self._call("PATCH", _user(database, name), f"update database user {name}", body | _scoped(scopes))
+
+    def user(self, name: str, database: str = "admin") -> dict[str, Any] | None:
+        """A database user with its roles and scopes; None when there is none of that name."""
         try:
-            found = self._call("GET", _user(database, name), f"read database user {name}")
+            return self._call("GET", _user(database, name), f"read database user {name}")
         except ApplicationError as error:
             if error.type == "Http404":
                 return None
             raise
+
+    def user_roles(self, name: str, database: str = "admin") -> list[dict[str, str]] | None:
+        """Roles of a database user; None when there is none of that name."""
+        found = self.user(name, database)
+        if found is None:
+            return None
         return [{key: str(value) for key, value in role.items()} for role in found.get("roles", [])]
 
     def delete_user(self, name: str, database: str = "admin") -> bool:
@@ -276,6 +303,10 @@ class Atlas:
             life = float(found.get("expires_in", 0))
             self._token = (found["access_token"], time.monotonic() + max(life - _EARLY, life / 2))
             return self._token[0]
+
+
+def _scoped(scopes: list[dict[str, str]] | None) -> dict[str, Any]:
+    return {"scopes": scopes} if scopes else {}
 
 
 def _refused(answer: httpx.Response, doing: str) -> ApplicationError:

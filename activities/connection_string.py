@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote, unquote_plus
 
 import pymongo
 import pymongo.errors
@@ -136,6 +138,45 @@ def leading_to(uri: str, to: Address) -> str:
     user = f"{found['user']}@" if found["user"] else ""
     tail = f"?{options}" if options else ""
     return f"{to.scheme}://{user}{to.hosts}/{to.database}{tail}"
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who a connection string logs in as."""
+
+    name: str
+    source: str
+    """Database in which the user is known."""
+
+
+def user_of(uri: str) -> Login:
+    """The user in a connection string.
+
+    Raises:
+        NoPassword: it logs in without one, so there is none to rotate.
+    """
+    found = _match(uri)
+    name, _, password = (found["user"] or "").partition(":")
+    if not name or not password:
+        raise lasting(
+            "the connection string has no user with a password. A login by certificate or role is rotated where it "
+            "comes from",
+            type="NoPassword",
+        )
+    options = {key.lower(): value for key, _, value in (o.partition("=") for o in (found["options"] or "").split("&"))}
+    default = "admin" if found["scheme"] == "mongodb+srv" else found["db"] or "admin"
+    return Login(unquote_plus(name), options.get("authsource") or default)
+
+
+def with_login(uri: str, name: str, password: str) -> str:
+    """The same connection string with another user and password."""
+    found = _match(uri)
+    tail = uri.strip()[found.start("hosts") :]
+    return f"{found['scheme']}://{quote(name, safe='')}:{quote(password, safe='')}@{tail}"
+
+
+def password_of(uri: str) -> str:
+    return unquote_plus((_match(uri)["user"] or "").partition(":")[2])
 
 
 def _match(uri: str) -> re.Match[str]:

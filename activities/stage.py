@@ -208,6 +208,22 @@ class RotatedSecret(Facts):
     )
 
 
+UrlPath = Annotated[str, StringConstraints(pattern=r"^/[\w./-]*$")]
+
+
+class TokenFacts(Facts):
+    """How the API gives out and takes the tokens that its signing secret signs: JSON Web Tokens with HS256."""
+
+    issue: UrlPath = Field("/tokens", description="POST with the stage's API key answers JSON with a field 'token'")
+    check: UrlPath = Field("/tokens/self", description="GET with 'Authorization: Bearer' is let in by a token alone")
+    life: timedelta = Field(
+        timedelta(days=1), gt=timedelta(0), description="Longest life of a token; a longer one that is seen counts"
+    )
+    patience: timedelta = Field(
+        timedelta(seconds=30), description="How long after a deployment some answer may still be the former release's"
+    )
+
+
 class RotationPolicy(Facts):
     """Which secrets of the stage are rotated, and whom that concerns."""
 
@@ -220,6 +236,7 @@ class RotationPolicy(Facts):
     key_field: str = Field("apiKeyId", pattern=r"^[\w.@]+$", description="Field of the API's log lines: id of the key")
     client_field: str = Field("client", pattern=r"^[\w.@]+$", description="Field of the log lines: name of the client")
     status_field: str = Field("statusCode", pattern=r"^[\w.@]+$", description="Field of the log lines: HTTP status")
+    tokens: TokenFacts = TokenFacts()
     users: Literal["mongodb", "atlas"] = Field(
         "mongodb", description="How database users are made: by command, or by the Administration API (Atlas)"
     )

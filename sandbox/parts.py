@@ -143,7 +143,10 @@ def _hub_command(site: Site) -> list[str]:
 
 
 def _hub_environment(site: Site) -> dict[str, str]:
-    return {"HUB_WEBHOOK_TOKEN": site.vault.webhook_token, "HUB_ATLAS_SECRET": site.vault.atlas_secret}
+    checked = {"HUB_WEBHOOK_TOKEN": site.vault.webhook_token, "HUB_ATLAS_SECRET": site.vault.atlas_secret}
+    if "mongodb" not in site.ports:
+        return checked
+    return checked | {"HUB_MONGODB_URI": mongodb.admin_uri(site.ports["mongodb"], site.vault)}
 
 
 def _hub_ready(site: Site) -> None:

@@ -20,6 +20,7 @@ from activities.clients import Aws, http_client
 from activities.config_files import ConfigFiles
 from activities.connection_string import ConnectionString
 from activities.database import Database
+from activities.database_credentials import DatabaseCredentials
 from activities.deployments import Deployments
 from activities.function_capacity import FunctionCapacity
 from activities.function_settings import FunctionLimits
@@ -43,6 +44,7 @@ from activities.rotation_log import RotationLog
 from activities.schedules import Schedules
 from activities.secret_refs import SecretResolver
 from activities.settings import Settings
+from activities.signing_keys import SigningKeys
 from activities.signs import Signs
 from activities.stacks import Stacks
 from activities.staged_secrets import StagedSecrets
@@ -75,6 +77,8 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
         deployments,
         ApiKeys(staged, secrets, resolver, http, deployments, key_log),
         key_log,
+        DatabaseCredentials(staged, secrets, resolver, http, deployments),
+        SigningKeys(staged, secrets, resolver, http, deployments),
         RotationLog(records, client),
         Stacks(aws.cloudformation),
         FunctionCapacity(aws.functions),

@@ -10,6 +10,7 @@ from workflows.canary_rollback import CanaryRollback
 from workflows.client_rate_limit import ClientRateLimit
 from workflows.connection_pool_scaling import ConnectionPoolScaling
 from workflows.database_backup import DatabaseBackup
+from workflows.database_credential_rotation import DatabaseCredentialRotation
 from workflows.database_migration import DatabaseMigration
 from workflows.database_restore import DatabaseRestore
 from workflows.diagnosis import Diagnosis
@@ -26,6 +27,7 @@ from workflows.runbook import Runbook
 from workflows.scaling_expiry import ScalingExpiry
 from workflows.service_restart import ServiceRestart
 from workflows.service_restart_watchdog import ServiceRestartWatchdog
+from workflows.signing_secret_rotation import SigningSecretRotation
 from workflows.stage_lock import StageLock
 from workflows.vertical_scaling import VerticalScaling
 
@@ -52,6 +54,8 @@ RUNBOOKS: tuple[type[Runbook[Any]], ...] = (
     Incident,
     Diagnosis,
     ApiKeyRotation,
+    DatabaseCredentialRotation,
+    SigningSecretRotation,
 )
 """What people start, in the order of the operational document."""
 

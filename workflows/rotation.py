@@ -17,7 +17,7 @@ from activities.deployment_models import DeployAgain
 from activities.deployments import Deployments
 from activities.rotation_log import RotationLog
 from activities.rotation_models import LastQuery, PairFound, PairQuery, RotationEntry
-from activities.schedules import NextRun, Schedules
+from activities.schedules import NextRun, Schedules, schedule_id
 from activities.stage import RotatedSecret, Stage
 from activities.stages import Stages
 from workflows import policy
@@ -231,7 +231,7 @@ class Rotation(Runbook[I]):
             for name in ("emergency", "dry_run", "incident", "severity"):
                 kept.pop(name, None)
             wanted = NextRun(
-                schedule=f"rotation/{self.stage.name}/{self.state.runbook}",
+                schedule=schedule_id(self.state.runbook, self.stage.name),
                 runbook=self.state.runbook,
                 input={**kept, "reason": f"every {length(every)}", "requested_by": "schedule"},
                 at=at,

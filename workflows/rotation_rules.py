@@ -125,6 +125,16 @@ def usage_known(named: int, *, complete: bool) -> bool:
     return complete and named > 0
 
 
+def token_overlap(life: timedelta, skew: timedelta, wanted: timedelta) -> timedelta:
+    """How long tokens of the old key stay accepted: never less than the longest life of one and the clocks' skew."""
+    return max(life + skew, wanted)
+
+
+def unused(last: datetime | None, switched: datetime, now: datetime, quiet: timedelta) -> bool:
+    """Whether nobody has used the old user for so long, counted from the switch at the earliest."""
+    return now - max(last or switched, switched) >= quiet
+
+
 def next_rotation(started: datetime, every: timedelta, closed: datetime, overlap: timedelta) -> datetime:
     """When the next rotation begins: one period after this one began, and never within one overlap of its end."""
     return max(started + every, closed + overlap)

@@ -228,7 +228,8 @@ def _shown(session: Document) -> Document:
 
 
 def issue_token(_request: Request) -> Answer:
-    return 201, {"token": KEYRING.issue(), "expiresIn": tokens.SECONDS}
+    seconds = FAULTS["token_seconds"]
+    return 201, {"token": KEYRING.issue(seconds), "expiresIn": seconds}
 
 
 def read_token(request: Request) -> Answer:

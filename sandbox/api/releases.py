@@ -54,6 +54,7 @@ class Faults(BaseModel):
     single_signing_secret: bool = Field(
         False, description="Whether tokens are verified with the signing key only, as before dual verification"
     )
+    token_seconds: int = Field(900, ge=1, description="How long a token is good for")
     crash_on_init: bool = Field(False, description="Whether no execution environment ever starts")
 
 

@@ -13,9 +13,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-SECONDS = 900
-"""How long a token is good for."""
-
 
 class TokenError(Exception):
     """A token that is not accepted; the text says why, and old key is told from old token."""
@@ -44,10 +41,10 @@ class Keyring:
         keys = {kid: secret.encode() for kid, secret in ring["keys"].items() if not single or kid == ring["sign"]}
         return cls(ring["sign"], keys)
 
-    def issue(self) -> str:
+    def issue(self, seconds: int) -> str:
         now = int(time.time())
         head = {"alg": "HS256", "typ": "JWT", "kid": self.sign}
-        claims = {"sub": "session-reader", "iat": now, "exp": now + SECONDS}
+        claims = {"sub": "session-reader", "iat": now, "exp": now + seconds}
         signed = f"{_encoded(head)}.{_encoded(claims)}"
         return f"{signed}.{_base64(_signature(self.keys[self.sign], signed))}"
 

@@ -2,6 +2,7 @@
 
 Credentials that the hub checks come by environment, never by argument: ``HUB_WEBHOOK_TOKEN`` (bearer token of the plain
 webhooks) and ``HUB_ATLAS_SECRET`` (client secret and private key for Atlas). Absent, anything non-empty will do.
+``HUB_MONGODB_URI``, of somebody who may make users, names the database behind Atlas; absent, there is none.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import threading
 from datetime import timedelta
 from pathlib import Path
 
+from sandbox.hub.cluster import Cluster
 from sandbox.hub.server import Hub, HubServer
 
 
@@ -29,6 +31,7 @@ def main() -> int:
             webhook_token=os.environ.get("HUB_WEBHOOK_TOKEN") or None,
             atlas_secret=os.environ.get("HUB_ATLAS_SECRET") or None,
             atlas_step=timedelta(seconds=options.atlas_step),
+            atlas_cluster=Cluster(uri) if (uri := os.environ.get("HUB_MONGODB_URI")) else None,
         )
         server = HubServer(hub, options.port)
     except (OSError, OverflowError) as error:

@@ -1,8 +1,9 @@
 """The parts of the MongoDB Atlas Administration API v2 that backups and credential rotation use.
 
-Served under ``/atlas``, so that ``<hub>/atlas`` takes the place of ``https://cloud.mongodb.com``. It keeps books only:
-no cluster stands behind it, a snapshot holds no data and a database user can log in nowhere. Where the vendor does not
-publish an error code, a likely one is used; callers should go by the status.
+Served under ``/atlas``, so that ``<hub>/atlas`` takes the place of ``https://cloud.mongodb.com``. Of snapshots it keeps
+books only: they hold no data. Its database users are those of the sandbox's database where it is given one, and can
+log in there; without one they are books, too. Who logged in it is told, by ``/_control/atlas/login``. Where the
+vendor does not publish an error code, a likely one is used; callers should go by the status.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
+from sandbox.hub.cluster import Cluster, ClusterError
 from sandbox.hub.exchange import Reply, Request, answer, text_of
 from sandbox.hub.journal import Event, Journal, Json
 
@@ -117,8 +119,15 @@ class Atlas:
     takes no other of the same cluster.
     """
 
-    def __init__(self, journal: Journal, secret: str | None = None, step: timedelta = timedelta(seconds=1)) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        secret: str | None = None,
+        step: timedelta = timedelta(seconds=1),
+        cluster: Cluster | None = None,
+    ) -> None:
         self._journal = journal
+        self._cluster = cluster
         self._access = Access(secret)
         self._step = step
         self._lock = threading.RLock()
@@ -144,6 +153,8 @@ class Atlas:
                 return self._route(request)
         except Refused as refused:
             return refused.reply()
+        except ClusterError as error:
+            return Refused(500, "UNEXPECTED_ERROR", str(error)).reply()
 
     def record_login(self, group: str, cluster: str, username: str) -> None:
         """Note that ``username`` authenticated against the cluster just now, for dbAccessHistory."""
@@ -184,8 +195,12 @@ class Atlas:
                 return self._listed([user for key, user in self._users.items() if key[0] == group], dict)
             case ("GET", "groups", group, "databaseUsers", database, name):
                 return answer(200, self._user(group, database, name))
+            case ("PATCH", "groups", group, "databaseUsers", database, name):
+                return self._update_user(request, group, database, name)
             case ("DELETE", "groups", group, "databaseUsers", database, name):
                 self._user(group, database, name)
+                if self._cluster:
+                    self._cluster.drop(database, name)
                 self._journal.append("atlas", group, "user-deleted", {"databaseName": database, "username": name})
                 return Reply(204)
             case ("GET", "groups", group, "dbAccessHistory", "clusters", cluster):
@@ -243,15 +258,37 @@ class Atlas:
         if "deleteAfterDate" in sent and not _within_a_week(sent["deleteAfterDate"]):
             detail = "deleteAfterDate must be a time in the future, at most one week from now."
             raise Refused(400, "INVALID_ATTRIBUTE", detail, "deleteAfterDate")
-        if (group, sent["databaseName"], sent["username"]) in self._users:
-            raise Refused(409, "USER_ALREADY_EXISTS", "The specified user already exists.", sent["username"])
+        database, name = sent["databaseName"], sent["username"]
+        if self._found(group, database, name) is not None:
+            raise Refused(409, "USER_ALREADY_EXISTS", "The specified user already exists.", name)
         names = ("databaseName", "username", "roles", "scopes", "deleteAfterDate", "description", "labels")
         kept = {name: sent[name] for name in names if name in sent}
+        if self._cluster:
+            self._cluster.put(database, name, sent["password"], sent["roles"])
         self._journal.append("atlas", group, "user-created", kept)
         return answer(201, self._user(group, sent["databaseName"], sent["username"]))
 
+    def _update_user(self, request: Request, group: str, database: str, name: str) -> Reply:
+        sent, user = _sent(request), self._user(group, database, name)
+        kept = {"databaseName": database, "username": name, "roles": sent.get("roles") or user["roles"]}
+        if self._cluster:
+            self._cluster.put(database, name, text_of(sent.get("password")) or None, kept["roles"])
+        self._journal.append("atlas", group, "user-created", kept)
+        return answer(200, self._user(group, database, name))
+
+    def _found(self, group: str, database: str, name: str) -> Json | None:
+        """A user as the books have it, and one of the cluster that nobody has made here."""
+        kept = self._users.get((group, database, name))
+        if self._cluster is None:
+            return kept
+        roles = self._cluster.roles(database, name)
+        if roles is None:
+            return None
+        plain = {"groupId": group, "databaseName": database, "username": name, "scopes": [], "labels": []}
+        return plain | (kept or {}) | {"roles": roles}
+
     def _user(self, group: str, database: str, name: str) -> Json:
-        user = self._users.get((group, database, name))
+        user = self._found(group, database, name)
         if user is None:
             raise Refused(404, "USERNAME_NOT_FOUND", f"No user with username {name} exists.", name)
         return user

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from sandbox.hub import page
 from sandbox.hub.atlas import Atlas
+from sandbox.hub.cluster import Cluster
 from sandbox.hub.exchange import Reply, Request, Service, answer, text_of
 from sandbox.hub.faults import Fault, Faults
 from sandbox.hub.journal import Journal
@@ -35,11 +36,12 @@ class Hub:
         webhook_token: str | None = None,
         atlas_secret: str | None = None,
         atlas_step: timedelta = timedelta(seconds=1),
+        atlas_cluster: Cluster | None = None,
     ) -> None:
         self.faults = Faults()
         self._journal = Journal(state)
         self._pagerduty = PagerDuty(self._journal)
-        self._atlas = Atlas(self._journal, atlas_secret, atlas_step)
+        self._atlas = Atlas(self._journal, atlas_secret, atlas_step, atlas_cluster)
         self._services: dict[str, Service] = {
             "slack": Slack(self._journal),
             "webhook": Webhook(self._journal, webhook_token),

@@ -68,6 +68,8 @@ def worker(house: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
     environment = house.environment() | dict.fromkeys(
         (f"RUNBOOKS_STAGES__{stage}__ROLLBACK__ERROR_WINDOW" for stage in ("PRODUCTION", "STAGING")), "PT5S"
     )
+    tokens = "RUNBOOKS_STAGES__STAGING__ROTATION__TOKENS"  # as the release of that test has them
+    environment |= {f"{tokens}__LIFE": "PT3S", f"{tokens}__PATIENCE": "PT3S"}
     process = WorkerProcess(environment | {"RUNBOOKS_CALLS": str(seen)}, folder / "worker.log")
     process.start()
     yield process

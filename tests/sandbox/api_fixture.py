@@ -41,8 +41,8 @@ class Surroundings:
     def uri(self, stage: str) -> str:
         return f"{self.mongodb}/state_api_{stage}?directConnection=true&serverSelectionTimeoutMS=1000"
 
-    def secrets(self, stage: str, *, keys: str = KEY, uri: str | None = None) -> None:
-        values = {"ApiKeys": keys, "MongoDBUri": uri or self.uri(stage), "JwtSecret": SIGNING_SECRET}
+    def secrets(self, stage: str, *, keys: str = KEY, uri: str | None = None, signing: str = SIGNING_SECRET) -> None:
+        values = {"ApiKeys": keys, "MongoDBUri": uri or self.uri(stage), "JwtSecret": signing}
         for name, value in values.items():
             boto3.client("ssm").put_parameter(
                 Name=secret_parameter(stage, name), Value=value, Type="SecureString", Overwrite=True

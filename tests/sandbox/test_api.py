@@ -16,14 +16,14 @@ import pymongo
 import pytest
 from pydantic import ValidationError
 
-from sandbox.api import data
+from sandbox.api import data, tokens
 from sandbox.api.checkout import write_checkout
 from sandbox.api.deploy import Deployer
 from sandbox.api.releases import CATALOGUE, GOOD, Faults, Release, ReleaseError, build, code_sha256
 from sandbox.api.stack import ALIAS, Deployable, api_name, service_name, template
 from sandbox.traffic import NotLoopbackError, Traffic
 from sandbox.traffic import main as traffic_main
-from tests.sandbox.api_fixture import KEY, Surroundings, here
+from tests.sandbox.api_fixture import KEY, SIGNING_SECRET, Surroundings, here
 
 __all__ = ["here"]
 STAGE = "faults"
@@ -105,6 +105,43 @@ def test_a_template_is_decided_by_its_values_alone() -> None:
     other = json.loads(template(wanted.model_copy(update={"secrets_version": "2"})))["Resources"]
     versions = {name for name in other if other[name]["Type"] == "AWS::Lambda::Version"}
     assert versions.isdisjoint(json.loads(template(wanted))["Resources"])
+
+
+# --- signed tokens -------------------------------------------------------------------------------------------------
+
+
+def test_tokens_are_signed_by_the_key_that_signs_and_let_in_by_every_accepted_one(
+    here: Surroundings, stage: str
+) -> None:
+    old = tokens.Keyring.of(SIGNING_SECRET)
+    here.deploy(stage, GOOD)
+    with here.client(stage) as client, here.client(stage, key=None) as anybody:
+
+        def bearer(token: str) -> httpx.Response:
+            return anybody.get("/tokens/self", headers={"Authorization": f"Bearer {token}"})
+
+        assert anybody.post("/tokens").status_code == 401, "a token costs a key"
+        issued = client.post("/tokens").json()
+        assert issued["expiresIn"] == 900
+        assert bearer(issued["token"]).json()["exp"] > time.time()
+        assert bearer(old.issue(60)).status_code == 200
+        for refused, why in (
+            (old.issue(-1), "expired"),
+            ("x.y.z", "no token"),
+            (f"{issued['token'][:-4]}AAAA", "wrong"),
+        ):
+            answer = bearer(refused)
+            assert (answer.status_code, why in answer.json()["message"]) == (401, True)
+        assert "not accepted" in bearer(tokens.Keyring.of("another-secret").issue(60)).json()["message"]
+
+        ring = json.dumps({"sign": "new", "keys": {old.sign: SIGNING_SECRET, "new": "another-signing-secret"}})
+        here.secrets(stage, signing=ring)
+        here.deploy(stage, GOOD)
+        assert bearer(issued["token"]).status_code == bearer(tokens.Keyring.of(ring).issue(60)).status_code == 200
+        here.deploy(stage, GOOD.with_faults("one-secret", single_signing_secret=True))
+        assert bearer(issued["token"]).status_code == 401, "dual verification is not deployed"
+        assert bearer(client.post("/tokens").json()["token"]).status_code == 200
+    here.secrets(stage)
 
 
 # --- the service ---------------------------------------------------------------------------------------------------

@@ -123,6 +123,9 @@ class World:
                 "database": {"uri": "env:NONE", "name": "d"},
                 "rotation": {
                     "api_keys": {"name": "ApiKeys", "store": f"app/{name}/ApiKeys"},
+                    "database": {"name": "MongoDBUri", "store": f"app/{name}/MongoDBUri"},
+                    "signing": {"name": "JwtSecret", "store": f"app/{name}/JwtSecret"},
+                    "tokens": {"life": "PT12H"},
                     "rehearse_on": "staging",
                     "guide": "https://guide",
                     "clients": [
@@ -266,13 +269,13 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def working(client: Client, world: World) -> AsyncIterator[str]:
+async def working(client: Client, world: World, *extra: type) -> AsyncIterator[str]:
     queue = f"rotation-{uuid.uuid4()}"
     hosts: tuple[object, ...] = (world, Locks(client, queue))
     methods = [getattr(host, name) for host in hosts for name in dir(host)]
     activities = [method for method in methods if hasattr(method, "__temporal_activity_definition")]
     # The plugin of the client brings every other workflow with it.
-    async with Worker(client, task_queue=queue, activities=activities, workflows=[ShortHistories]):
+    async with Worker(client, task_queue=queue, activities=activities, workflows=[ShortHistories, *extra]):
         yield queue
 
 
