@@ -22,7 +22,7 @@ from workflows.catalog import WORKFLOWS
 
 ROOT = Path(__file__).parent.parent
 NAME = "commands.txt"
-FRAME = ("runbook", "steps", "asking", "operator", "carrying", "meters")
+FRAME = ("runbook", "steps", "asking", "waiting", "operator", "carrying", "meters")
 """Modules that every runbook goes through; they have a text of their own."""
 
 OF_TEMPORAL = {
@@ -54,6 +54,8 @@ def modules() -> tuple[str, ...]:
 def callee(call: ast.Call) -> tuple[str, str]:
     """``self.look(...)`` as ``("self", "look")``, ``helper(...)`` as ``("", "helper")``."""
     match call.func:
+        case ast.Attribute(value=ast.Name(id="waiting"), attr="until"):  # the same command, see workflows/waiting.py
+            return "workflow", "wait_condition"
         case ast.Attribute(value=ast.Name(id=owner), attr=name):
             return owner, name
         case ast.Attribute(value=ast.Call(func=ast.Name(id="super")), attr=name):
@@ -116,7 +118,7 @@ def shown(call: ast.Call) -> str:
     """A call with what makes its command: the step, the activity, whether there is a timer."""
     _, name = callee(call)
     if name == "wait_condition":
-        return name + (" with a timer" if any(word.arg == "timeout" for word in call.keywords) else "")
+        return name + (" with a timer" if any(word.arg in ("timeout", "at_most") for word in call.keywords) else "")
     if not primitive(call):
         return name
     places = OF_FRAME.get(name, (0,))

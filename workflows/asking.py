@@ -10,7 +10,7 @@ from temporalio import workflow
 
 from activities.stage import GatePolicy
 from activities.stages import Stages
-from workflows import gates, meters, policy
+from workflows import gates, meters, policy, waiting
 from workflows.details import length
 from workflows.model import Gate, Kind, Phase, RunbookInput, Scalar, Signing, State, Wait
 from workflows.steps import Steps
@@ -128,10 +128,10 @@ class Asking(Steps[I]):
         while gate.state == "open":
             left = gate.deadline - workflow.now()
             try:
-                await workflow.wait_condition(
+                await waiting.until(
                     lambda: gate.state != "open",
-                    timeout=min(rules.remind_every, max(left, timedelta(seconds=1))),
-                    timeout_summary=f"remind people of gate {gate.id}",
+                    at_most=min(rules.remind_every, max(left, timedelta(seconds=1))),
+                    summary=f"remind people of gate {gate.id}",
                 )
             except TimeoutError:
                 if workflow.now() >= gate.deadline:
@@ -196,10 +196,10 @@ class Asking(Steps[I]):
                     left = until - workflow.now()
                     pause = min(left, every) if watch and every else left
                     try:
-                        await workflow.wait_condition(
+                        await waiting.until(
                             lambda until=until: wait.until != until,  # type: ignore[misc]
-                            timeout=pause,
-                            timeout_summary=f"{title}, until {until:%H:%M:%S} UTC",
+                            at_most=pause,
+                            summary=f"{title}, until {until:%H:%M:%S} UTC",
                         )
                         by_hand = wait.until < until
                     except TimeoutError:

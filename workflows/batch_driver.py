@@ -18,7 +18,7 @@ from temporalio.workflow import ActivityHandle
 
 from activities.batch_models import IdRange, PlanRequest, RangeOrder, RangeResult, UpdateOrder
 from activities.batches import Batches
-from workflows import policy
+from workflows import policy, waiting
 from workflows.batch_control import Opening, Tuning, Work, opening
 from workflows.batched_update_model import BatchedUpdateInput
 from workflows.model import Kind, Message, Phase, State, Step
@@ -169,8 +169,8 @@ class BatchDriver(Runbook[BatchedUpdateInput]):
         closes = self._opening().changes
         left = max(closes - workflow.now(), timedelta(0)) if closes else None
         try:
-            await workflow.wait_condition(
-                lambda: self._any_back() or self._must_hold(), timeout=left, timeout_summary="the window closes"
+            await waiting.until(
+                lambda: self._any_back() or self._must_hold(), at_most=left, summary="the window closes"
             )
         except TimeoutError:
             return
@@ -242,10 +242,10 @@ class BatchDriver(Runbook[BatchedUpdateInput]):
             self.say(f"the window has closed: parked {when}")
             self._show(step, f"parked {when}")
             try:
-                await workflow.wait_condition(
+                await waiting.until(
                     lambda: self._opening().is_open,
-                    timeout=opens - workflow.now() if opens else None,
-                    timeout_summary="the next window opens",
+                    at_most=opens - workflow.now() if opens else None,
+                    summary="the next window opens",
                 )
             except TimeoutError:
                 continue

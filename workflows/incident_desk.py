@@ -47,8 +47,8 @@ class Desk(Probing[IncidentInput]):
         self._asked_to_resolve: str | None = None
         self._reopened = False
         self._leaving = False
-        """Whether the parts that run side by side are to end. Cancelling alone is not enough: a wait that is over in
-        the same moment swallows it (asyncio.wait_for before Python 3.12)."""
+        """Whether the parts that run side by side are to end. Said as well as cancelled, because runs of before
+        ``workflows/waiting.py`` replay waits that take a cancellation for nothing."""
 
     # --- shared by the parts --------------------------------------------------------------------------------------
 

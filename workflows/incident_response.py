@@ -13,7 +13,7 @@ from activities.api import Api, HealthCheck
 from activities.messages import Announcement, Delivery, Mail, Page, PageEnd
 from activities.notifications import Notifications
 from activities.pulse import Pulse, Pulses, TakePulse
-from workflows import incident_clocks, meters, policy
+from workflows import incident_clocks, meters, policy, waiting
 from workflows.details import length
 from workflows.diagnosis_model import Branch
 from workflows.incident_clocks import Event
@@ -46,10 +46,10 @@ class Response(Desk):
     async def _until_news(self, seen: int, due: datetime | None, what: str) -> None:
         left = None if due is None else max(timedelta(milliseconds=1), due - workflow.now())
         try:
-            await workflow.wait_condition(
+            await waiting.until(
                 lambda: self._news != seen,
-                timeout=left,
-                timeout_summary=f"{what}, {due:%d %b %H:%M:%S} UTC" if due else None,
+                at_most=left,
+                summary=f"{what}, {due:%d %b %H:%M:%S} UTC" if due else None,
             )
         except TimeoutError:
             return

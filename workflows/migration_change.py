@@ -14,7 +14,7 @@ from activities.database import Connections, Database
 from activities.indexes import Indexes
 from activities.migration_models import IndexOrder, LookRequest, MigrationState
 from activities.migrations import Migrations
-from workflows import policy
+from workflows import policy, waiting
 from workflows.batched_update_model import BatchedUpdateInput
 from workflows.database_migration_model import AddIndex, BackfillField, DatabaseMigrationInput, UpdateDocuments
 from workflows.details import length
@@ -136,7 +136,7 @@ class ChangeSteps(WindowSteps[DatabaseMigrationInput]):
         try:
             while not building.done():
                 try:
-                    await workflow.wait_condition(building.done, timeout=pause, timeout_summary="look how far it is")
+                    await waiting.until(building.done, at_most=pause, summary="look how far it is")
                 except TimeoutError:
                     await self.observe("index-progress", Indexes.progress, order, title="How far the build is")
                     pause = min(pause * 2, longest)

@@ -32,7 +32,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, FailureError,
 from activities.locks import LockRequest, Locks
 from activities.reports import Reports, RunRecord
 from activities.stages import Stages
-from workflows import meters, policy, search_attributes
+from workflows import meters, policy, search_attributes, waiting
 from workflows.asking import Asking
 from workflows.carrying import CARRIED_TIMELINE, Carried, CarriedUndo, read_carried
 from workflows.model import (
@@ -383,10 +383,10 @@ class Runbook(Asking[I]):
                 self._enter(Phase.LOOKING)
                 return
             try:
-                await workflow.wait_condition(
+                await waiting.until(
                     lambda: self.state.lock.held,
-                    timeout=policy.LOCK_REMINDER,
-                    timeout_summary=f"ask again for the lock of {inp.stage}",
+                    at_most=policy.LOCK_REMINDER,
+                    summary=f"ask again for the lock of {inp.stage}",
                 )
             except TimeoutError:
                 continue
