@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,56 +44,39 @@ def _signal(run: str, name: str, message: Message, by: str, as_json: bool) -> No
     connected(send)
 
 
-def _decide(
-    decision: Literal["approve", "reject"],
-    run: str,
-    gate: str | None,
-    by: str | None,
-    reason: str | None,
-    plan: str | None,
-    key: Path | None,
-    as_json: bool,
-) -> None:
-    said = runs.message(Decision, decision=decision, gate=gate, by=somebody(by), reason=reason, plan_hash=plan)
-    private = keys.load(key) if key else None
+def _answer(decision: Literal["approve", "reject"], help_text: str) -> Callable[..., None]:
+    """The command that answers the open gate so."""
 
-    async def decide(session: Session) -> str:
-        if private is None:
-            return await runs.update(session, run, "decide", said)
-        try:
-            signed = keys.signed(private, await runs.state_of(session, run), said)
-        except Refused as error:
-            raise Problem(f"{run} refuses: {error}", Code.CONFLICT) from None
-        return await runs.update(session, run, "decide", signed)
+    def answer(
+        run: RunId,
+        gate: GateId = None,
+        by: Who = None,
+        reason: Reason = None,
+        plan: PlanHash = None,
+        key: KeyFile = None,
+        as_json: AsJson = False,
+    ) -> None:
+        said = runs.message(Decision, decision=decision, gate=gate, by=somebody(by), reason=reason, plan_hash=plan)
+        private = keys.load(key) if key else None
 
-    answer = connected(decide)
-    Output(as_json).show({"id": run, "answer": answer}, answer)
+        async def decide(session: Session) -> str:
+            if private is None:
+                return await runs.update(session, run, "decide", said)
+            try:
+                signed = keys.signed(private, await runs.state_of(session, run), said)
+            except Refused as error:
+                raise Problem(f"{run} refuses: {error}", Code.CONFLICT) from None
+            return await runs.update(session, run, "decide", signed)
 
+        counted = connected(decide)
+        Output(as_json).show({"id": run, "answer": counted}, counted)
 
-def approve(
-    run: RunId,
-    gate: GateId = None,
-    by: Who = None,
-    reason: Reason = None,
-    plan: PlanHash = None,
-    key: KeyFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say yes at the open gate; tells at once whether it counted."""
-    _decide("approve", run, gate, by, reason, plan, key, as_json)
+    answer.__doc__ = help_text
+    return answer
 
 
-def reject(
-    run: RunId,
-    gate: GateId = None,
-    by: Who = None,
-    reason: Reason = None,
-    plan: PlanHash = None,
-    key: KeyFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say no at the open gate; tells at once whether it counted."""
-    _decide("reject", run, gate, by, reason, plan, key, as_json)
+approve = _answer("approve", "Say yes at the open gate; tells at once whether it counted.")
+reject = _answer("reject", "Say no at the open gate; tells at once whether it counted.")
 
 
 def revoke(run: RunId, gate: GateId = None, by: Who = None, reason: Reason = None, as_json: AsJson = False) -> None:

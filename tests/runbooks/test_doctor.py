@@ -99,6 +99,7 @@ WRONG: dict[str, tuple[dict[str, str], str, str]] = {
     "Temporal": ({"TEMPORAL_ADDRESS": "127.0.0.1:1"}, "temporal", "start the server, or set TEMPORAL_ADDRESS"),
     "namespace": ({"TEMPORAL_NAMESPACE": "nope"}, "temporal", "temporal operator namespace create -n nope"),
     "queue": ({"RUNBOOKS_TASK_QUEUE": "nobody"}, "worker", "start one: python -m worker"),
+    "keyring": ({"RUNBOOKS_ENCRYPTION__KEYS": "file:/nope"}, "encryption", "put the keyring there"),
     "signing": ({f"{STAGING}SIGNED_APPROVALS": "true"}, "settings", "correct the settings"),
     "settings": ({"RUNBOOKS_CONFIG": "/nope.toml"}, "settings", "correct the settings"),
 }
@@ -106,7 +107,7 @@ WRONG: dict[str, tuple[dict[str, str], str, str]] = {
 
 AT_ONCE = (
     # What can be wrong at the same time, because a check-up is not stopped by the first red line.
-    ("alias", "log group", "gateway name", "stack", "wrong key", "database", "engine", "chat", "queue"),
+    ("alias", "log group", "gateway name", "stack", "wrong key", "database", "engine", "chat", "queue", "keyring"),
     ("function", "gateway stage", "bucket", "url", "builds", "slack", "namespace"),
     ("no key",),
     ("region",),
