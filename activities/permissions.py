@@ -87,6 +87,30 @@ RARE = (
         ("incident", "performance"),
         aws=("logs:StartQuery", "logs:GetQueryResults", "logs:StopQuery"),
     ),
+    Rare(
+        "a rotation that is undone or repeated",
+        ("rotation",),
+        aws=("secretsmanager:DeleteSecret",),
+        mongodb=("admin updateUser",),
+    ),
+    Rare(
+        "rotated secrets that the API reads from SSM, because its engine keeps none",
+        ("rotation",),
+        lambda stage: '"ref":"ssm:' in stage.rotation.model_dump_json(),
+        aws=("ssm:GetParameter", "ssm:PutParameter"),
+    ),
+    Rare(
+        "database users of Atlas",
+        ("rotation",),
+        lambda stage: stage.rotation.users == "atlas",
+        atlas=(
+            "POST /databaseUsers",
+            "GET /databaseUsers/admin/{id}",
+            "PATCH /databaseUsers/admin/{id}",
+            "DELETE /databaseUsers/admin/{id}",
+            "GET /dbAccessHistory/clusters/{id}",
+        ),
+    ),
     Rare("an archive whose upload fails half-way", ("database",), aws=("s3:AbortMultipartUpload",)),
     Rare("a migration that is undone, or whose progress is looked at", ("database",), mongodb=("stage dropIndexes",)),
     Rare("the progress of an index build that takes its time", ("database",), mongodb=("admin $currentOp",)),
@@ -164,6 +188,7 @@ _ACTIONS_OF: Mapping[str, tuple[str, ...]] = {
     "abortTransaction": (),
 }
 _OF_CLUSTER = {
+    "getLog",
     "serverStatus",
     "currentOp",
     "$currentOp",

@@ -221,12 +221,14 @@ class SigningKeys:
         added = {kid: key for kid, key in (stays | foreign).items() if kid not in before.keys}
         return Keyring(before.sign, {**before.keys, **added}).text() if added else former
 
-    def _known(self, order: SigningOrder) -> dict[KeyId, str]:
-        """Every key that is known, by its id: those that the API reads, and those that this rotation made."""
+    def _known(self, order: ProbeTokens) -> dict[KeyId, str]:
+        """The keys that are asked about, by id: those that this rotation holds, else those that the API reads."""
         secret = _secret(order.stage)
-        known = dict(Keyring.of(self._secrets.read(order.stage, secret)).keys)
         made = self._staged.value(secret.store, _version(order, "accepted"))
-        return (dict(Keyring.of(made).keys) if made else {}) | known
+        held = dict(Keyring.of(made).keys) if made else {}
+        if held.keys() >= {*order.accepted, *order.refused}:
+            return held
+        return held | dict(Keyring.of(self._secrets.read(order.stage, secret)).keys)
 
     def _deploy(self, order: SigningOrder, step: str) -> None:
         self._deployments.again(DeployAgain(stage=order.stage, deployment_id=f"{order.rotation}/{step}"))

@@ -159,6 +159,10 @@ class House:
         """A key of the stage's API, as it is now."""
         return Cloud(self._site("aws")).key(self._stage(stage), role)
 
+    def url(self, stage: str) -> str:
+        """Where the stage's API answers."""
+        return Cloud(self._site("aws")).stage(self._stage(stage)).url
+
     def traffic(
         self,
         stage: str,

@@ -18,6 +18,7 @@ import typer
 from starters.demo_capacity import Restart, Scale
 from starters.demo_migration import Migration
 from starters.demo_play import STAGE, Play, percent
+from starters.demo_rotation import Rotation
 from starters.output import AsJson, Output
 from workflows.canary_judge import Limits
 from workflows.canary_model import CanaryRollbackInput
@@ -35,6 +36,7 @@ class Scenario(StrEnum):
     MIGRATION = "migration"
     RESTART = "restart"
     SCALE = "scale"
+    ROTATION = "rotation"
 
 
 class _Rollback(Play):
@@ -73,6 +75,7 @@ _PLAYS: dict[Scenario, type[Play]] = {
     Scenario.MIGRATION: Migration,
     Scenario.RESTART: Restart,
     Scenario.SCALE: Scale,
+    Scenario.ROTATION: Rotation,
 }
 
 
@@ -82,7 +85,8 @@ def demo(
         typer.Argument(
             help="rollback: back at once. canary: back step by step, with bakes of 15 s instead of 15 min. "
             "migration: 50,000 documents, a killed worker, an abort that is undone. "
-            "restart: all traffic stopped, the worker killed, and traffic back. scale: no cold starts for a while."
+            "restart: all traffic stopped, the worker killed, and traffic back. scale: no cold starts for a while. "
+            "rotation: new API keys, a grace of seconds instead of 30 days, the old ones refused."
         ),
     ] = Scenario.ROLLBACK,
     auto_approve: Annotated[bool, typer.Option("--auto-approve", help="Answer the run's questions with yes.")] = False,

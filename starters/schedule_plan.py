@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 from temporalio.client import (
@@ -63,6 +63,8 @@ class Cadence:
     only_production: bool = False
     renewed: bool = False
     """Each run sets the date of the next one, under the same id; the cadence holds for the first."""
+    rotates: Literal["api_keys", "database", "signing"] | None = None
+    """Only on stages whose settings name this rotated secret."""
     input: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -74,6 +76,7 @@ CADENCES = (
         every=90 * DAY,
         production_later=7 * DAY,
         renewed=True,
+        rotates="api_keys",
         catch_up=14 * DAY,
     ),
     Cadence(
@@ -84,6 +87,18 @@ CADENCES = (
         day=15,
         production_later=7 * DAY,
         renewed=True,
+        rotates="database",
+        catch_up=14 * DAY,
+    ),
+    Cadence(
+        "SigningSecretRotation",
+        "on the {day}th of May and November",
+        "the document gives no time: as often as the database's credentials, and not beside them",
+        months=(5, 11),
+        day=15,
+        production_later=7 * DAY,
+        renewed=True,
+        rotates="signing",
         catch_up=14 * DAY,
     ),
     Cadence(
@@ -141,6 +156,7 @@ def plan(settings: Settings, catalog: Catalog) -> list[Planned]:
         if cadence.runbook in known
         for stage in settings.stages.values()
         if stage.production or not cadence.only_production
+        if cadence.rotates is None or getattr(stage.rotation, cadence.rotates) is not None
     ]
 
 

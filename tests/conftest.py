@@ -35,7 +35,7 @@ DYNAMIC_CONFIG = {
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Longest first: what runs real procedures mostly waits, and the rest fills the gaps (see ``make test``)."""
-    items.sort(key=lambda item: "/runbooks/" not in str(item.path) and item.path.stem != "test_demo")
+    items.sort(key=lambda item: "/runbooks/" not in str(item.path) and not item.path.stem.startswith("test_demo"))
 
 
 @pytest.fixture(scope="session", autouse=True)

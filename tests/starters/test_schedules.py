@@ -12,6 +12,7 @@ from temporalio.client import Client, ScheduleOverlapPolicy
 
 from activities.schedules import NextRun, Schedules, schedule_id
 from activities.settings import Settings
+from activities.stage import RotationPolicy
 from starters import schedule_plan
 from starters.problems import Problem
 from starters.schedule_plan import CADENCES, Cadence, plan
@@ -51,6 +52,17 @@ def test_the_documents_cadences_are_planned_for_every_stage(tmp_path: Any, monke
         assert schedule.spec.jitter
         assert schedule.state.note.startswith(f"{one.cadence.runbook} on {one.stage}, ")
         assert schedule.action.args[0]["requested_by"] == f"schedule {one.id}"
+
+
+def test_a_rotation_is_planned_where_its_secret_is_named(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = settings(tmp_path, monkeypatch)
+    assert not [one for one in plan(known, RUNBOOKS) if "rotation" in one.id]
+    for stage in known.stages.values():
+        named = {name: {"name": "Secret", "store": f"app/{stage.name}"} for name in ("api_keys", "database", "signing")}
+        known.stages[stage.name] = stage.model_copy(update={"rotation": RotationPolicy.model_validate(named)})
+    ids = {one.id for one in plan(known, RUNBOOKS)}
+    for runbook in ("ApiKeyRotation", "DatabaseCredentialRotation", "SigningSecretRotation"):
+        assert {schedule_id(runbook, stage) for stage in known.stages} <= ids
 
 
 def test_every_cadence_says_when() -> None:
