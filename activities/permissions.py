@@ -105,9 +105,9 @@ RARE = (
         lambda stage: stage.rotation.users == "atlas",
         atlas=(
             "POST /databaseUsers",
-            "GET /databaseUsers/admin/{id}",
-            "PATCH /databaseUsers/admin/{id}",
-            "DELETE /databaseUsers/admin/{id}",
+            "GET /databaseUsers/{id}/{id}",
+            "PATCH /databaseUsers/{id}/{id}",
+            "DELETE /databaseUsers/{id}/{id}",
             "GET /dbAccessHistory/clusters/{id}",
         ),
     ),
@@ -229,11 +229,13 @@ def by_family(calls: Mapping[str, list[str]]) -> dict[str, list[str]]:
 def with_rare(calls: Calls, system: System, stage: Stage | None = None) -> dict[str, list[str]]:
     """Calls of each family, with those that are rarely made; of these only what ``stage`` needs, when one is given."""
     found = by_family(getattr(calls, system))
+    run = by_family(calls.aws).keys() | found.keys()
     for rare in RARE:
         if stage is None or rare.when(stage):
-            for family in set(rare.families) & found.keys():
-                found[family] = sorted({*found[family], *getattr(rare, system)})
-    return found
+            for family in set(rare.families) & run:
+                if made := {*found.get(family, ()), *getattr(rare, system)}:
+                    found[family] = sorted(made)
+    return dict(sorted(found.items()))
 
 
 def resources_of(action: str) -> tuple[str, ...]:
