@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pymongo
+import pytest
 
 from sandbox.api.stack import secret_parameter
 from sandbox.cloud import operator_uri_parameter
+from tests.runbooks.conftest import WorkerProcess
 from tests.runbooks.site import Site, finished, until
 from workflows.model import Outcome
 
@@ -27,6 +30,18 @@ async def approve(handle: Any, gate: str) -> None:
     await handle.signal("approve", {"by": "bob", "gate": gate})
 
 
+@pytest.fixture
+def pointed_back(site: Site, worker: WorkerProcess) -> Iterator[None]:
+    """Afterwards the stage works on its own database again: other tests of this house do."""
+    name = secret_parameter(STAGE, "MongoDBUri")
+    uri = parameter(site, name)
+    yield
+    site.aws("ssm").put_parameter(Name=name, Value=uri, Type="SecureString", Overwrite=True)
+    site.house.deploy(STAGE, "good", latency_ms=1)  # another release, so that no function that runs is kept
+    worker.stop()  # it remembers secrets for a while
+
+
+@pytest.mark.usefixtures("pointed_back")
 async def test_backup_drill_and_a_restore_that_the_api_works_on(site: Site) -> None:
     with pymongo.MongoClient[dict[str, Any]](parameter(site, operator_uri_parameter(STAGE))) as mongo:
         data = mongo.get_default_database()
