@@ -15,6 +15,8 @@ import httpx
 import pymongo
 import pymongo.errors
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
@@ -451,3 +453,14 @@ def test_users_in_connection_strings(uri: str, name: str, source: str) -> None:
     other = with_login(uri, "new/user", "p@ss:w/rd%")
     assert (user_of(other).name, user_of(other).source, password_of(other)) == ("new/user", source, "p@ss:w/rd%")
     assert with_login(other, "", "") == with_login(uri, "", "")
+
+
+words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=40)
+
+
+@given(words, words)
+def test_any_login_survives_a_connection_string(name: str, password: str) -> None:
+    uri = with_login("mongodb+srv://a:b@cluster.example.net/d?retryWrites=true&w=majority", name, password)
+    assert (user_of(uri).name, password_of(uri)) == (name, password)
+    assert uri.endswith("@cluster.example.net/d?retryWrites=true&w=majority")
+    assert with_login(uri, "a", "b") == "mongodb+srv://a:b@cluster.example.net/d?retryWrites=true&w=majority"

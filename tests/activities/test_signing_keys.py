@@ -11,6 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
@@ -287,3 +289,10 @@ def test_tokens_are_those_of_the_api() -> None:
         assert parts(nonsense) is None
         assert signer(nonsense, {"a": "other"}) is None
     assert secret not in repr(Keyring.of(secret))
+
+
+@given(st.text(max_size=60))
+def test_nothing_that_is_sent_as_a_token_breaks_the_reader(text: str) -> None:
+    found = parts(text)
+    assert found is None or all(isinstance(part, dict) for part in found)
+    assert signer(text, {"a": "secret"}) is None

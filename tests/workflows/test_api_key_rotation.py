@@ -196,6 +196,16 @@ async def test_a_deployment_that_fails_leaves_everything_as_it_was(client: Clien
     await keep(handle, "ApiKeyRotation", "deploy-fails")
 
 
+@pytest.mark.parametrize("moment", ["api_keys.create", "api_keys.accept", "deployments.again"])
+async def test_the_worker_dies(temporal: WorkflowEnvironment, moment: str) -> None:
+    """Between any two of 'created', 'stored', 'deployed', 'verified': the step is repeated and makes the same."""
+    world = World(ALL_MOVE)
+    world.fail_after = moment
+    async with working(temporal.client, world) as queue:
+        result = await finished(await begin(temporal.client, queue, look_every="P5D"))
+    assert (result.outcome, world.live, world.fail_after) == (Outcome.COMPLETED, list(NEW.values()), None)
+
+
 async def test_a_removal_that_fails_accepts_the_old_keys_again(temporal: WorkflowEnvironment) -> None:
     world = World(ALL_MOVE)
     world.failing_deploy = 2

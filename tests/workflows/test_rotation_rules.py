@@ -19,6 +19,8 @@ from workflows.rotation_rules import (
     on_old,
     reminded,
     stragglers,
+    token_overlap,
+    unused,
     usage_known,
     whose,
 )
@@ -146,3 +148,35 @@ def test_the_next_one_is_after_the_overlap_of_this_one(took: timedelta, overlap:
     at = next_rotation(NOW, 90 * DAY, NOW + took, overlap)
     assert at >= NOW + took + overlap
     assert at >= NOW + 90 * DAY
+
+
+# --- tokens and users -----------------------------------------------------------------------------------------------
+
+spans = st.timedeltas(timedelta(0), timedelta(days=400))
+
+
+@given(spans, spans, spans, spans)
+def test_no_token_of_the_old_key_outlives_the_overlap(
+    life: timedelta, skew: timedelta, wanted: timedelta, issued: timedelta
+) -> None:
+    """Whenever before the switch a token was issued, by a clock that far ahead, it has expired at the end."""
+    overlap = token_overlap(life, skew, wanted)
+    assert NOW - issued + skew + life <= NOW + overlap
+    assert overlap >= wanted
+
+
+@pytest.mark.parametrize(
+    ("last", "switched", "quiet", "over"),
+    [
+        (None, NOW - 2 * DAY, DAY, True),
+        (None, NOW - HOUR, DAY, False),  # silence counts from the switch
+        (NOW - 2 * HOUR, NOW - 9 * DAY, DAY, False),
+        (NOW - DAY, NOW - 9 * DAY, DAY, True),
+        (NOW - 9 * DAY, NOW - HOUR, DAY, False),  # what was before the switch is no use since
+        (NOW, NOW - DAY, timedelta(0), True),
+    ],
+)
+def test_a_user_is_unused_after_its_quiet_time(
+    last: datetime | None, switched: datetime, quiet: timedelta, over: bool
+) -> None:
+    assert unused(last, switched, NOW, quiet) is over
