@@ -1,19 +1,47 @@
-"""Run every benchmark: ``python -m bench``, or those named: ``python -m bench canary``."""
+"""All benchmarks, written to ``docs/benchmarks.md``: ``python -m bench``; or the named: ``python -m bench canary``."""
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import io
 import sys
+import time
+from types import ModuleType
 
 from bench import canary, migration, overhead, waiting, workers
+from bench.page import PAGE, Section, written
 
 BENCHMARKS = (overhead, waiting, canary, migration, workers)
 
 
-def main(names: list[str]) -> None:
-    for benchmark in BENCHMARKS:
-        if not names or benchmark.__name__.rpartition(".")[2] in names:
-            benchmark.main()
+class _Both(io.StringIO):
+    """Keeps what is printed, and prints it."""
+
+    def write(self, text: str) -> int:
+        sys.__stdout__.write(text)  # type: ignore[union-attr]
+        return super().write(text)
+
+
+def measured(benchmark: ModuleType) -> Section:
+    began, said = time.monotonic(), _Both()
+    with contextlib.redirect_stdout(said):
+        benchmark.main()
+    name = benchmark.__name__.rpartition(".")[2]
+    return Section(name, inspect.getdoc(benchmark) or "", said.getvalue(), time.monotonic() - began)
+
+
+def main(names: list[str]) -> int:
+    known = [benchmark.__name__.rpartition(".")[2] for benchmark in BENCHMARKS]
+    if unknown := set(names) - set(known):
+        print(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(known)}", file=sys.stderr)
+        return 2
+    sections = [measured(one) for one, name in zip(BENCHMARKS, known, strict=True) if not names or name in names]
+    if not names:
+        PAGE.write_text(written(sections))
+        print(f"written to {PAGE.name}")
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))
