@@ -36,13 +36,14 @@ from sandbox.api import data
 from sandbox.api.checkout import write_checkout
 from sandbox.api.releases import Release, build
 from sandbox.api.stack import ALIAS, APP, api_name, invoke_url, limits_parameter, secret_parameter, service_name
-from sandbox.connections import ACCESS_KEY, SENDER, environment
+from sandbox.connections import ACCESS_KEY, ALARM_PREFIX, SENDER, alarm_topic, environment
 from sandbox.parts import ACCOUNT, REGION, Site
 from sandbox.state import STAGES
 
 _DEPLOY_SECONDS = 120.0
 _HEALTHY_SECONDS = 15.0
 _POLL = 0.1
+_ALARM_ABOVE = 0.05
 _DOMAIN = SENDER.partition("@")[2]
 ROLES: tuple[Role, ...] = ("primary", "backup", "internal")
 _CLIENTS = (
@@ -73,6 +74,8 @@ class Cloud:
         self._ses = self._session.client("ses", endpoint_url=endpoint)
         self._stacks = self._session.client("cloudformation", endpoint_url=endpoint)
         self._functions = self._session.client("lambda", endpoint_url=endpoint)
+        self._sns = self._session.client("sns", endpoint_url=endpoint)
+        self._cloudwatch = self._session.client("cloudwatch", endpoint_url=endpoint)
 
     @cached_property
     def _ledger(self) -> DeployLedger:
@@ -100,6 +103,30 @@ class Cloud:
         """Give each stage's database its sessions and the index that their list needs."""
         for stage in STAGES:
             data.seed(mongodb.api_uri(self._site.ports["mongodb"], self._site.vault, stage))
+
+    def watch(self) -> None:
+        """An alarm on each stage's failing requests, and the topic by which it reaches the receiver; safe to repeat.
+
+        The average of API Gateway's 5XXError is the share of requests that were answered 5xx.
+        """
+        topic = self._sns.create_topic(Name=alarm_topic().rpartition(":")[2])["TopicArn"]
+        self._sns.subscribe(TopicArn=topic, Protocol="http", Endpoint=f"{self._site.url('alerts')}/sns")
+        for stage in STAGES:
+            self._cloudwatch.put_metric_alarm(
+                AlarmName=f"{ALARM_PREFIX.format(stage=stage)}errors",
+                AlarmDescription=f"more than {_ALARM_ABOVE:.0%} of the requests to {stage} are answered 5xx",
+                Namespace="AWS/ApiGateway",
+                MetricName="5XXError",
+                Dimensions=[{"Name": "ApiName", "Value": api_name(stage)}],
+                Statistic="Average",
+                Period=60,
+                EvaluationPeriods=1,
+                Threshold=_ALARM_ABOVE,
+                ComparisonOperator="GreaterThanThreshold",
+                TreatMissingData="notBreaching",
+                AlarmActions=[topic],
+                OKActions=[topic],
+            )
 
     def deploy(self, stage: str, release: Release, *, by: str = "sandbox") -> LedgerEntry:
         """Deploy a release with ``sst deploy``, as a person would, and write it into the deploy ledger.

@@ -14,13 +14,15 @@ import jinja2
 
 from activities.settings import RecordsStore
 from activities.stage import Stage
-from sandbox.parts import NAMESPACE, REGION, Site, base_environment
+from sandbox.parts import ACCOUNT, NAMESPACE, REGION, Site, base_environment
 from sandbox.ports import HOST
 from sandbox.state import write_secret
 
 ACCESS_KEY = "sandbox"
 """Both halves of the AWS credentials: the emulator checks none, and this fits no real account."""
 SENDER = "runbooks@state-api.example.com"
+ALARM_PREFIX = "state-api-{stage}-"
+"""What the names of a stage's alarms begin with."""
 
 
 def environment(site: Site) -> dict[str, str]:
@@ -39,6 +41,7 @@ def write(site: Site, stages: Sequence[Stage]) -> None:
         "github-token": site.vault.github_token,
         "atlas-client-id": "mdb_sa_id_sandbox",
         "atlas-client-secret": site.vault.atlas_secret,
+        "receiver-token": site.vault.receiver_token,
     }
     for name, value in values.items():
         write_secret(site.layout.references / name, value)
@@ -56,8 +59,17 @@ def write(site: Site, stages: Sequence[Stage]) -> None:
         references={name: f"file:{site.layout.references / name}" for name in values},
         sender=SENDER,
         stages=stages,
+        alarm_topic=alarm_topic(),
+        alarm_prefix=ALARM_PREFIX,
+        alerts=f"{HOST}:{site.ports['alerts']}",
+        spool=str(site.layout.data / "alerts"),
     )
     site.layout.settings.write_text(text)
+
+
+def alarm_topic() -> str:
+    """The SNS topic of all alarms, which posts to the receiver."""
+    return f"arn:aws:sns:{REGION}:{ACCOUNT}:state-api-alarms"
 
 
 def write_env(site: Site) -> None:

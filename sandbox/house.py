@@ -251,6 +251,7 @@ class House:
 
         with timing.step("buckets, users, secrets"):
             cloud.furnish()
+            cloud.watch()
         with ThreadPoolExecutor(max_workers=len(STAGES) + 1) as pool:
             jobs = [pool.submit(seed), *(pool.submit(deploy, name) for name in STAGES)]
             for job in jobs:

@@ -125,6 +125,10 @@ def _temporal_ready(site: Site) -> None:
         raise NotReadyError(f"search attributes {', '.join(missing)} are not registered")
 
 
+def _aws_command(_site: Site) -> list[str]:
+    return [sys.executable, "-m", "sandbox.aws"]
+
+
 def _aws_environment(site: Site) -> dict[str, str]:
     return {"GATEWAY_PORT": str(site.ports["aws"]), "BIND_HOST": HOST, "MINISTACK_ACCOUNT_ID": ACCOUNT}
 
@@ -157,7 +161,8 @@ PARTS = {
     part.name: part
     for part in (
         Part("temporal", {"temporal": 7233, "temporal-ui": 8233}, _temporal_command, _temporal_ready),
-        Part("aws", {"aws": 4566}, lambda _site: [sys.executable, "-m", "sandbox.aws"], _aws_ready, _aws_environment),
+        # At 'alerts' nobody listens yet: it is kept for the receiver of whoever works on the sandbox.
+        Part("aws", {"aws": 4566, "alerts": 8085}, _aws_command, _aws_ready, _aws_environment),
         Part(
             "mongodb",
             {"mongodb": 27027},

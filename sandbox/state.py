@@ -96,6 +96,7 @@ class Vault(BaseModel):
     pagerduty_routing_key: str = Field(default_factory=lambda: secrets.token_hex(16))
     webhook_token: str = Field(default_factory=lambda: secrets.token_urlsafe(24))
     github_token: str = Field(default_factory=lambda: secrets.token_urlsafe(24))
+    receiver_token: str = Field(default_factory=lambda: secrets.token_urlsafe(24))
     atlas_secret: str = Field(default_factory=lambda: secrets.token_urlsafe(24))
     stages: dict[str, StageSecrets] = Field(default_factory=lambda: {stage: StageSecrets() for stage in STAGES})
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from starters.demo_capacity import Restart, Scale
+from starters.demo_incident import Outage
 from starters.demo_migration import Migration
 from starters.demo_play import STAGE, Play, percent
 from starters.demo_rotation import Rotation
@@ -37,6 +38,7 @@ class Scenario(StrEnum):
     RESTART = "restart"
     SCALE = "scale"
     ROTATION = "rotation"
+    INCIDENT = "incident"
 
 
 class _Rollback(Play):
@@ -76,6 +78,7 @@ _PLAYS: dict[Scenario, type[Play]] = {
     Scenario.RESTART: Restart,
     Scenario.SCALE: Scale,
     Scenario.ROTATION: Rotation,
+    Scenario.INCIDENT: Outage,
 }
 
 
@@ -86,7 +89,8 @@ def demo(
             help="rollback: back at once. canary: back step by step, with bakes of 15 s instead of 15 min. "
             "migration: 50,000 documents, a killed worker, an abort that is undone. "
             "restart: all traffic stopped, the worker killed, and traffic back. scale: no cold starts for a while. "
-            "rotation: new API keys, a grace of seconds instead of 30 days, the old ones refused."
+            "rotation: new API keys, a grace of seconds instead of 30 days, the old ones refused. "
+            "incident: a dead release, from the alarm to the post-mortem."
         ),
     ] = Scenario.ROLLBACK,
     auto_approve: Annotated[bool, typer.Option("--auto-approve", help="Answer the run's questions with yes.")] = False,

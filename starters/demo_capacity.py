@@ -92,7 +92,7 @@ class Scale(Play):
             expires_after=timedelta(seconds=15),
         )
 
-    def afterwards(self, end: Ended) -> None:
+    def afterwards(self, _house: House, end: Ended) -> None:
         ending = end.result.facts.get("ends by") if end.result else None
         if not isinstance(ending, str):
             return

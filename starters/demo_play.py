@@ -49,6 +49,7 @@ class Play:
     runbook: ClassVar[type[Runbook[Any]]]
     rate: ClassVar[float]
     """Requests a second: enough to see a difference within seconds, with power to spare on two cores."""
+    hurry: ClassVar[dict[str, str]] = HURRY
 
     def request(self, before: Stats) -> RunbookInput:
         """What the run is started with, after clients saw ``before``."""
@@ -59,15 +60,19 @@ class Play:
         self._attended = attended
         self._began = time.monotonic()
         self.requester = me() or "demo"
+        self.copies: dict[str, Path] = {}
+        """What is kept beside the report when the sandbox is gone."""
 
     def play(self, stack: ExitStack, root: Path) -> int:
         self._scene("starting a whole sandbox: Temporal and its UI, AWS, MongoDB, the people's tools")
         house = stack.enter_context(opened(root, self._aside))
-        house.up(attached=True)
+        house.up(ports=self.ports(), attached=True)
         self._aside(f"the API's good release is live on {STAGE}")
         environment = stack.enter_context(environment_of(house))
         own = {"TMPDIR": str(_made(root / "tmp"))}  # whatever the worker leaves goes with the rest
-        child = stack.enter_context(WorkerChild(environment | HURRY | own, house.layout.log("worker"), self._aside))
+        child = stack.enter_context(
+            WorkerChild(environment | self.hurry | own, house.layout.log("worker"), self._aside)
+        )
         self._aside(f"the worker runs as process {child.pid}: kill -9 it if you like, the run survives that")
         traffic = house.traffic(STAGE, self.rate, 600)
         stack.callback(traffic.stop)
@@ -76,17 +81,19 @@ class Play:
 
         before = self.trouble(house, traffic)
 
-        self._scene(f"starting {self.runbook.__name__}")
-        request = self.request(before)
-        started = connected(lambda session: runs.begin(session, self.runbook, request))
+        started = self.begin(before)
         self._output.line(f"  the run in the Temporal UI: {started.ui}")
         with self.meanwhile(child, traffic):
             state = self._watch(started)
         end = connected(lambda session: runs.ended(session, started.id))
 
         after = self._measured(traffic, 1)
-        self.afterwards(end)
+        self.afterwards(house, end)
         return self._curtain(house, started, state, end, before, after)
+
+    def ports(self) -> dict[str, int]:
+        """Ports of the sandbox that have to be others than usual."""
+        return {}
 
     def trouble(self, house: House, traffic: Traffic) -> Stats:
         """What goes wrong first. Returns what clients see of it."""
@@ -96,11 +103,17 @@ class Play:
         self._aside(f"release {entry.release} is live; clients see: {_seen(before)}", "bold red")
         return before
 
+    def begin(self, before: Stats) -> Started:
+        """How the run comes about."""
+        self._scene(f"starting {self.runbook.__name__}")
+        request = self.request(before)
+        return connected(lambda session: runs.begin(session, self.runbook, request))
+
     def meanwhile(self, _child: WorkerChild, _traffic: Traffic) -> AbstractContextManager[None]:
         """What else happens while the run runs."""
         return nullcontext()
 
-    def afterwards(self, end: Ended) -> None:
+    def afterwards(self, house: House, end: Ended) -> None:
         """What is to be seen when the run has ended."""
 
     def _watch(self, started: Started) -> RunState | None:
@@ -138,7 +151,7 @@ class Play:
         self._output.line(f"  after:  {_seen(after)}", "green" if healthy else "bold red")
         if state and not self._output.live:
             self._output.console.print(screen.checklist_view(state.checklist), soft_wrap=True)
-        files = self._report(started)
+        files = self._report(started) | self.copies
         stored = end.result.report if end.result else {}
         self._output.line(f"\n  report: {stored.get('html', 'not stored')}")
         self._output.line(f"  copy:   {files['html']}")

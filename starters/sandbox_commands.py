@@ -40,6 +40,8 @@ StageName = Annotated[str, typer.Argument(metavar="STAGE", help="staging or prod
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Repeatable.")]
 
 DEFAULT_DIRECTORY = Path(".sandbox")
+RECEIVING = {"RUNBOOKS_RECEIVER__WITH_WORKER": "true"}
+"""The one worker that the sandbox itself runs also takes the alarms."""
 _NOT_INSTALLED = "the sandbox is not installed. Run: pip install 'operational-runbooks[sandbox]'"
 
 
@@ -106,7 +108,7 @@ def up(
         from starters.worker_child import WorkerChild
 
         with (
-            WorkerChild(house.environment(), house.layout.log("worker"), output.line) as child,
+            WorkerChild(house.environment() | RECEIVING, house.layout.log("worker"), output.line) as child,
             _seeding(directory, house.layout.log("seeds")),
         ):
             output.line(f"worker started, process {child.pid}; its log is {house.layout.log('worker')}", "green")

@@ -131,10 +131,11 @@ def of_alarm(message: dict[str, Any], rules: tuple[AlarmRule, ...]) -> OpenIncid
         raise NotGenuineError(f"no rule of receiver.alarms fits the alarm {name[:100]!r}")
     if state != "ALARM":
         return None
-    why = str(alarm.get("NewStateReason") or alarm.get("AlarmDescription") or "in alarm")
+    # What people have written of it says more than the figures do, which are read anew in any case.
+    said = alarm.get("AlarmDescription") or f"{name}: {alarm.get('NewStateReason') or 'in alarm'}"
     return OpenIncident(
         stage=rule.stage,
-        reason=" ".join(f"{name}: {why}".split())[:300],
+        reason=" ".join(str(said).split())[:300],
         key=rule.key or name,
         alert=f"sns-{message.get('MessageId', '')}"[:200],
         source=f"alarm {name}"[:100],

@@ -33,9 +33,9 @@ def main() -> None:
     os.environ.setdefault("MINISTACK_ACCOUNT_ID", "123456789012")
     os.environ.setdefault("LOG_LEVEL", "WARNING")
     check_version()
-    from sandbox.aws import alarms, functions, gateway, logs, metrics, secrets, stacks
+    from sandbox.aws import alarms, functions, gateway, logs, metrics, notifications, secrets, stacks
 
-    for service in (metrics, alarms, logs, functions, gateway, stacks, secrets):
+    for service in (metrics, alarms, logs, functions, gateway, stacks, secrets, notifications):
         service.install()
     from ministack.app import main as serve
 

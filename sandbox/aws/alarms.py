@@ -1,11 +1,15 @@
 """CloudWatch alarms: judged on exactly their own metric, period by period, and no staler than ten seconds.
 
 ministack pools every dimension set of a metric and judges only when someone puts metric data. Here an alarm is judged
-when it is put and when it is looked at. Its SNS actions therefore go out when somebody looks.
+when it is put, when it is looked at, and by itself every ten seconds, so that its SNS actions go out without anybody's
+doing.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +30,9 @@ _BREACHES: dict[str, Callable[[float, float], bool]] = {
 }
 
 _builtin_describe = cw._describe_alarms
+_builtin_put = cw._put_metric_alarm
+
+_judging: asyncio.Task[None] | None = None
 
 
 def judge(alarm: dict[str, Any]) -> None:
@@ -49,7 +56,20 @@ def judge(alarm: dict[str, Any]) -> None:
         breaching = sum(missing == "breaching" if value is None else breaches(value, threshold) for value in values)
         state = "ALARM" if breaching >= needed else "OK"
     if state != alarm["StateValue"]:
-        _change(alarm, state, f"Threshold Crossed: {stat} of the last {periods} period(s) was {values}")
+        _change(alarm, state, _reason(alarm, values, state))
+
+
+def _reason(alarm: dict[str, Any], values: list[float | None], state: str) -> str:
+    """In CloudWatch's words."""
+    seen = [f"{value:g}" for value in values if value is not None]
+    if not seen:
+        return "no datapoints were received"
+    compared = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", alarm["ComparisonOperator"]).lower().replace(" threshold", "")
+    was = "was" if state == "ALARM" else "was not"
+    return (
+        f"Threshold Crossed: {len(seen)} out of the last {len(values)} datapoints [{', '.join(seen)}] {was} {compared} "
+        f"the threshold ({float(alarm.get('Threshold', 0)):g})."
+    )
 
 
 def _change(alarm: dict[str, Any], state: str, reason: str) -> None:
@@ -60,12 +80,34 @@ def _change(alarm: dict[str, Any], state: str, reason: str) -> None:
     cw._evaluate_parent_alarms(alarm)
 
 
-def _describe_alarms(*arguments: Any) -> Response:
+def _judge_all() -> None:
     now = time.time()
-    for alarm in cw._alarms.values():
+    for alarm in list(cw._alarms.values()):
         if now - float(alarm.get("StateUpdatedTimestamp") or 0) >= _JUDGED_EVERY_S:
             judge(alarm)
+
+
+def _describe_alarms(*arguments: Any) -> Response:
+    _judge_all()
     answer: Response = _builtin_describe(*arguments)
+    return answer
+
+
+async def _keep_judging() -> None:
+    while True:
+        await asyncio.sleep(_JUDGED_EVERY_S)
+        try:
+            _judge_all()
+        except Exception:  # one alarm that cannot be judged must not end the judging
+            logging.getLogger("cloudwatch").exception("alarms could not be judged")
+
+
+def _put_metric_alarm(*arguments: Any) -> Response:
+    """Also begins the judging by itself: in the server's own loop, where no other judgement runs at the same time."""
+    global _judging
+    answer: Response = _builtin_put(*arguments)
+    if _judging is None or _judging.done():
+        _judging = asyncio.get_running_loop().create_task(_keep_judging())
     return answer
 
 
@@ -73,3 +115,4 @@ def install() -> None:
     cw._evaluate_alarm = judge
     cw._evaluate_all_alarms = lambda: None
     cw._describe_alarms = _describe_alarms
+    cw._put_metric_alarm = _put_metric_alarm

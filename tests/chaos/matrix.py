@@ -23,7 +23,7 @@ PARTS = {"temporal dies": "temporal", "database dies": "mongodb"}
 """What is killed at random moments, and started again on what it left on disk."""
 
 FAULTS: tuple[str, ...] = (*PHASES, *PARTS, *MODES)
-PORTS = dict.fromkeys(("temporal", "temporal-ui", "aws", "mongodb", "hub"), 0)
+PORTS = dict.fromkeys(("temporal", "temporal-ui", "aws", "alerts", "mongodb", "hub"), 0)
 PATIENCE = 600.0
 
 

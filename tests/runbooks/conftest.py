@@ -19,7 +19,7 @@ from tests import permissions
 from tests.runbooks.site import Site
 from workflows.plugin import RunbooksPlugin
 
-PORTS = dict.fromkeys(("temporal", "temporal-ui", "aws", "mongodb", "hub"), 0)
+PORTS = dict.fromkeys(("temporal", "temporal-ui", "aws", "alerts", "mongodb", "hub"), 0)
 
 
 class WorkerProcess:

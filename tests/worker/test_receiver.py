@@ -102,8 +102,11 @@ async def test_a_genuine_alarm_is_kept(desk: tuple[httpx.AsyncClient, Spool], ve
         "alarm errors-production",
     )
     assert kept.reason == "errors-production: Threshold Crossed"
+    described = json.loads(message()["Message"]) | {"AlarmDescription": "requests fail"}
+    assert (await client.post("/sns", json=message(version, MessageId="m-2", Message=json.dumps(described)))).is_success
+    assert [problem.reason for _, problem in spool.waiting()][1:] == ["requests fail"]
     assert kept.detected_at == datetime(2026, 1, 20, 14, 2, 11, 123000, tzinfo=UTC)
-    assert (await client.get("/health")).json() == {"status": "ok", "waiting": 1}
+    assert (await client.get("/health")).json() == {"status": "ok", "waiting": 2}
 
 
 OTHER = rsa.generate_private_key(public_exponent=65537, key_size=2048)
