@@ -7,8 +7,8 @@ from typing import Any
 
 from temporalio import workflow
 
-from workflows.diagnosis_causes import Context
 from workflows.diagnosis_model import Branch, Conclusion, DiagnosisInput
+from workflows.diagnosis_remedies import Context
 from workflows.diagnosis_tree import diagnose
 from workflows.model import Kind, RunbookResult, State, StepSpec
 from workflows.probing import PROBES, Probing
@@ -77,7 +77,7 @@ def tell(run: Probing[Any], found: Conclusion, step_id: str = "tree") -> None:
     if found.next is not None:
         run.say(f"next: runbooks start {found.next.runbook} --input '{json.dumps(found.next.input)}'")
     elif found.branch not in (Branch.HEALTHY, Branch.UNKNOWN):
-        run.say("no runbook is known to cure this: a person has to look", level="warning")
+        run.say(f"no runbook is known to cure this: {by_hand(found)}", level="warning")
     run.facts |= {
         "branch": found.branch.value,
         "likely cause": found.causes[0].text if found.causes else None,
@@ -86,6 +86,11 @@ def tell(run: Probing[Any], found: Conclusion, step_id: str = "tree") -> None:
         "sources not read": "; ".join(found.failed) or None,
         "data problems": "; ".join(found.impossible) or None,
     }
+
+
+def by_hand(found: Conclusion) -> str:
+    """What a person does: about the likeliest cause of which something is known."""
+    return next((c.by_hand for c in found.causes if c.supports and c.by_hand), "a person has to look")
 
 
 def _sides(supports: tuple[str, ...], against: tuple[str, ...]) -> str:

@@ -1,36 +1,24 @@
-"""Likely causes weighed by the evidence, the runbook that would cure each, and which runbooks cannot help."""
+"""Likely causes weighed by the evidence, and the runbook that would cure each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
 from workflows.details import length
-from workflows.diagnosis_model import Branch, Cause, Readings, RefusedRemedy, Remedy
+from workflows.diagnosis_model import Branch, Readings
 
 JUST_DEPLOYED = timedelta(hours=1)
 """A deployment so short before is the first suspect."""
 
 _FULL = 0.9
-_ROOMY = 0.7
-_FEW_LEFT = 5
+ROOMY = 0.7
+FEW_LEFT = 5
 _SLOW_PING_MS = 100.0
-_SLOW_START_MS = 1000.0
+SLOW_START_MS = 1000.0
 _MANY_STARTS = 0.2
 _MANY_4XX = 0.2
-
-
-@dataclass(frozen=True)
-class Context:
-    """For whom the diagnosis is made: goes into the input of the runbooks that it names."""
-
-    stage: str
-    reason: str
-    incident: str | None = None
-    severity: str | None = None
-    requested_by: str | None = None
 
 
 @dataclass
@@ -63,18 +51,18 @@ class Scale:
 # --- what is known --------------------------------------------------------------------------------------------------
 
 
-def _lines(seen: Readings, kind: str) -> bool | None:
+def lines(seen: Readings, kind: str) -> bool | None:
     """Whether the log speaks of it; not known when the log is not, or is silent altogether."""
     if seen.log_lines is None or seen.log_lines.total == 0:
         return None
     return bool(getattr(seen.log_lines, kind))
 
 
-def _count(seen: Readings, kind: str) -> int:
+def count(seen: Readings, kind: str) -> int:
     return int(getattr(seen.log_lines, kind)) if seen.log_lines else 0
 
 
-def _just_deployed(seen: Readings) -> bool | None:
+def just_deployed(seen: Readings) -> bool | None:
     if seen.deployments:
         return seen.taken_at - seen.deployments[0].deployed_at <= JUST_DEPLOYED
     return None if "deployments" in seen.failed_sources else False
@@ -85,7 +73,8 @@ def _full(used: float | None, limit: float | None, share: float = _FULL) -> bool
 
 
 def _not_ready(seen: Readings) -> bool | None:
-    if seen.ready_ok is None:
+    """Whether the API answers and only its database is out of its reach. One that is dead is not ready either."""
+    if seen.ready_ok is None or not seen.health_ok:
         return None
     return not seen.ready_ok and bool(seen.database_ok)
 
@@ -96,40 +85,40 @@ def _not_ready(seen: Readings) -> bool | None:
 def _deployment(seen: Readings, scale: Scale) -> None:
     newest = seen.deployments[0] if seen.deployments else None
     when = f"{newest.facts().name} was deployed {length(seen.taken_at - newest.deployed_at)} before" if newest else ""
-    scale.weigh(4, _just_deployed(seen), when, "nothing was deployed within the last hour")
-    scale.weigh(3, _lines(seen, "startup"), f"{_count(seen, 'startup')} log lines say that the code does not start")
-    scale.weigh(2, _lines(seen, "code"), f"{_count(seen, 'code')} log lines are exceptions of the application")
-    scale.speaks_against(4, _down(seen), "the database does not answer anybody, whatever release runs")
+    scale.weigh(4, just_deployed(seen), when, "nothing was deployed within the last hour")
+    scale.weigh(3, lines(seen, "startup"), f"{count(seen, 'startup')} log lines say that the code does not start")
+    scale.weigh(2, lines(seen, "code"), f"{count(seen, 'code')} log lines are exceptions of the application")
+    scale.speaks_against(4, down(seen), "the database does not answer anybody, whatever release runs")
     scale.speaks_against(3, seen.reserved == 0, "the function is not allowed to run at all")
-    scale.speaks_against(3, _lines(seen, "credential"), "the log speaks of refused logins")
+    scale.speaks_against(3, lines(seen, "credential"), "the log speaks of refused logins")
     scale.speaks_against(4, _refused_only(seen), "what is let through runs well: calls are refused before any code")
 
 
 def _pool(seen: Readings, scale: Scale) -> None:
     left = seen.connections_left
     scale.weigh(
-        5, None if left is None else left <= _FEW_LEFT, f"{left} connections are left", f"{left} connections are left"
+        5, None if left is None else left <= FEW_LEFT, f"{left} connections are left", f"{left} connections are left"
     )
     scale.weigh(2, _not_ready(seen), "the API does not reach the database, while it answers this worker")
-    scale.weigh(1, _lines(seen, "database"), f"{_count(seen, 'database')} log lines speak of the database")
-    scale.speaks_against(2, _down(seen), "the database does not answer at all")
+    scale.weigh(1, lines(seen, "database"), f"{count(seen, 'database')} log lines speak of the database")
+    scale.speaks_against(2, down(seen), "the database does not answer at all")
 
 
 def _database_down(seen: Readings, scale: Scale) -> None:
     why = seen.database_problem or "no answer"
-    scale.weigh(5, _down(seen), f"the database does not answer this worker: {why}", "the database answers this worker")
-    scale.weigh(1, _lines(seen, "database"), f"{_count(seen, 'database')} log lines speak of the database")
+    scale.weigh(5, down(seen), f"the database does not answer this worker: {why}", "the database answers this worker")
+    scale.weigh(1, lines(seen, "database"), f"{count(seen, 'database')} log lines speak of the database")
 
 
 def _database_errors(seen: Readings, scale: Scale) -> None:
-    scale.weigh(3, _lines(seen, "database"), f"{_count(seen, 'database')} log lines speak of the database", "none does")
-    scale.weigh(3, _down(seen), "the database does not answer this worker", "the database answers this worker")
+    scale.weigh(3, lines(seen, "database"), f"{count(seen, 'database')} log lines speak of the database", "none does")
+    scale.weigh(3, down(seen), "the database does not answer this worker", "the database answers this worker")
     scale.weigh(2, _slow_ping(seen), f"a ping takes {seen.database_ping_ms or 0:.0f} ms")
 
 
 def _credential(seen: Readings, scale: Scale) -> None:
     none = "no log line speaks of a refused login"
-    scale.weigh(5, _lines(seen, "credential"), f"{_count(seen, 'credential')} log lines speak of refused logins", none)
+    scale.weigh(5, lines(seen, "credential"), f"{count(seen, 'credential')} log lines speak of refused logins", none)
     scale.weigh(1, _not_ready(seen), "the API does not reach the database, while it answers this worker")
 
 
@@ -137,22 +126,22 @@ def _time_out(seen: Readings, scale: Scale) -> None:
     longest, limit = seen.duration_max_ms, seen.timeout_ms
     shown = f"the longest invocation took {longest or 0:.0f} ms of {limit or 0:.0f} ms allowed"
     scale.weigh(4, _full(longest, limit, 0.95), shown, shown)
-    scale.weigh(3, _lines(seen, "timeout"), f"{_count(seen, 'timeout')} log lines speak of time-outs")
+    scale.weigh(3, lines(seen, "timeout"), f"{count(seen, 'timeout')} log lines speak of time-outs")
 
 
 def _memory(seen: Readings, scale: Scale) -> None:
     used, limit = seen.memory_used_mb, seen.memory_mb
     shown = f"{used or 0:.0f} of {limit or 0} MB are used at most"
     scale.weigh(3, _full(used, limit), shown)
-    scale.speaks_against(3, None if used is None or not limit else used < _ROOMY * limit, shown)
-    scale.weigh(4, _lines(seen, "memory"), f"{_count(seen, 'memory')} log lines speak of memory")
+    scale.speaks_against(3, None if used is None or not limit else used < ROOMY * limit, shown)
+    scale.weigh(4, lines(seen, "memory"), f"{count(seen, 'memory')} log lines speak of memory")
 
 
 def _validation(seen: Readings, scale: Scale) -> None:
     share = (seen.gateway_4xx or 0) / seen.requests if seen.requests else None
     many = None if share is None else share >= _MANY_4XX
     scale.weigh(3, many, f"{share or 0:.0%} of the requests are answered 4xx", f"only {share or 0:.0%} are 4xx")
-    scale.weigh(2, _lines(seen, "validation"), f"{_count(seen, 'validation')} log lines speak of validation")
+    scale.weigh(2, lines(seen, "validation"), f"{count(seen, 'validation')} log lines speak of validation")
 
 
 def _stopped(seen: Readings, scale: Scale) -> None:
@@ -167,10 +156,10 @@ def _limit(seen: Readings, scale: Scale) -> None:
 
 
 def _queries(seen: Readings, scale: Scale) -> None:
-    own = None if not seen.latency_ms or seen.duration_ms is None else seen.duration_ms >= _ROOMY * seen.latency_ms
+    own = None if not seen.latency_ms or seen.duration_ms is None else seen.duration_ms >= ROOMY * seen.latency_ms
     scale.weigh(2, own, "the time is spent inside the function", "the time is not spent inside the function")
     scale.weigh(3, _slow_ping(seen), f"a ping of the database takes {seen.database_ping_ms or 0:.0f} ms")
-    scale.weigh(1, _lines(seen, "database"), f"{_count(seen, 'database')} log lines speak of the database")
+    scale.weigh(1, lines(seen, "database"), f"{count(seen, 'database')} log lines speak of the database")
 
 
 def _network(seen: Readings, scale: Scale) -> None:
@@ -185,7 +174,7 @@ def _network(seen: Readings, scale: Scale) -> None:
 def _slow_starts(seen: Readings) -> bool | None:
     if seen.cold_starts is None or not seen.reports:
         return None
-    return seen.cold_starts >= _MANY_STARTS * seen.reports and (seen.init_ms or 0) >= _SLOW_START_MS
+    return seen.cold_starts >= _MANY_STARTS * seen.reports and (seen.init_ms or 0) >= SLOW_START_MS
 
 
 def _cold(seen: Readings, scale: Scale) -> None:
@@ -193,7 +182,7 @@ def _cold(seen: Readings, scale: Scale) -> None:
     scale.weigh(3, _slow_starts(seen), shown, shown)
 
 
-def _down(seen: Readings) -> bool | None:
+def down(seen: Readings) -> bool | None:
     return None if seen.database_ok is None else not seen.database_ok
 
 
@@ -215,20 +204,55 @@ class Known:
     text: str
     weigh: Callable[[Readings, Scale], None]
     runbook: str | None = None
+    by_hand: str | None = None
+    """What a person does where no runbook cures it."""
 
 
 DEPLOYMENT = Known("deployment", "the newest deployment", _deployment, "QuickRollback")
 POOL = Known("pool", "the database connection pool is exhausted", _pool, "ConnectionPoolScaling")
-DOWN = Known("database-down", "the database is down", _database_down)
-DATABASE = Known("database-errors", "database errors (check availability)", _database_errors)
-CREDENTIAL = Known("credential", "a secret or credential is refused", _credential)
+DOWN = Known(
+    "database-down",
+    "the database is down",
+    _database_down,
+    by_hand="see to the database: its cluster's page, its network; DatabaseRestore only when data is lost",
+)
+DATABASE = Known(
+    "database-errors",
+    "database errors (check availability)",
+    _database_errors,
+    by_hand="see what the database refuses, in the log's error lines and on the cluster's page",
+)
+CREDENTIAL = Known(
+    "credential",
+    "a secret or credential is refused",
+    _credential,
+    by_hand="compare the deployed secret with what the other side takes; put the former value back, and deploy",
+)
 TIME_OUT = Known("time-out", "the function runs into its time-out", _time_out, "ServiceRestart")
-MEMORY = Known("memory", "the function's memory is insufficient", _memory, "HighMemoryUsage")
+MEMORY = Known("memory", "the function's memory is insufficient", _memory, "VerticalScaling")
 VALIDATION = Known("validation", "validation errors (check the request format)", _validation, "HighErrorRate")
-STOPPED = Known("stopped", "the function's traffic was stopped by hand: give its concurrency back", _stopped)
-LIMIT = Known("concurrency", "more calls at once than the function may run", _limit, "ProvisionedConcurrency")
+STOPPED = Known(
+    "stopped",
+    "the function's traffic was stopped by hand",
+    _stopped,
+    by_hand="give its concurrency back: aws lambda delete-function-concurrency, or put-function-concurrency with what "
+    "it was",
+)
+LIMIT = Known(
+    "concurrency",
+    "more calls at once than the function may run",
+    _limit,
+    "ProvisionedConcurrency",
+    by_hand="raise its reserved concurrency (aws lambda put-function-concurrency) or the account's quota; where one "
+    "client stands out, ClientRateLimit",
+)
 QUERIES = Known("queries", "database queries are slow", _queries, "PerformanceDegradation")
-NETWORK = Known("network", "the network or what lies around the function", _network)
+NETWORK = Known(
+    "network",
+    "the network or what lies around the function",
+    _network,
+    by_hand="check the gateway, the VPC and its routes, and what else stands between client and function",
+)
 COLD = Known("cold-starts", "cold starts", _cold, "ProvisionedConcurrency")
 
 CANDIDATES: dict[Branch, tuple[Known, ...]] = {
@@ -240,123 +264,3 @@ CANDIDATES: dict[Branch, tuple[Known, ...]] = {
     Branch.UNKNOWN: (),
 }
 """The document's likely causes of each branch first, then what else is seen in practice."""
-
-
-def rank(branch: Branch, seen: Readings, context: Context) -> tuple[Cause, ...]:
-    """The candidates of the branch, most likely first; of equals, in the document's order."""
-    weighed: list[Cause] = []
-    for known in CANDIDATES[branch]:
-        scale = Scale()
-        known.weigh(seen, scale)
-        weighed.append(
-            Cause(
-                id=known.id,
-                text=known.text,
-                score=scale.score,
-                supports=tuple(scale.supports),
-                against=tuple(scale.against),
-                remedy=remedy(known.runbook, known.text, context) if known.runbook else None,
-            )
-        )
-    return tuple(sorted(weighed, key=lambda cause: -cause.score))
-
-
-# --- the runbooks ---------------------------------------------------------------------------------------------------
-
-
-def remedy(runbook: str, why: str, context: Context) -> Remedy:
-    """The runbook with its input filled in."""
-    given: dict[str, Any] = {
-        "stage": context.stage,
-        "reason": f"{context.reason} (diagnosis: {why})"[:500],
-        "requested_by": context.requested_by,
-        "incident": context.incident,
-        "severity": context.severity,
-    }
-    filled = {name: value for name, value in given.items() if value is not None}
-    return Remedy(runbook=runbook, input=filled, why=why)
-
-
-def options(
-    causes: tuple[Cause, ...],
-    branch: Branch,
-    seen: Readings,
-    context: Context,
-    refused: tuple[RefusedRemedy, ...],
-) -> tuple[Remedy, ...]:
-    """Every remedy for which something speaks and which can work, best first; a restart is the last resort."""
-    never = {remedy.runbook for remedy in refused}
-    found: dict[str, Remedy] = {}
-    for cause in causes:
-        if cause.remedy is not None and cause.score > 0 and cause.remedy.runbook not in never:
-            found.setdefault(cause.remedy.runbook, cause.remedy)
-    if branch is Branch.NOT_RESPONDING and "ServiceRestart" not in never:
-        found.setdefault("ServiceRestart", remedy("ServiceRestart", "last resort", context))
-    return tuple(found.values())
-
-
-def refusals(branch: Branch, seen: Readings) -> tuple[RefusedRemedy, ...]:
-    """The plausible runbooks that cannot help with what was measured, each with the reason."""
-    if branch in (Branch.HEALTHY, Branch.UNKNOWN):
-        return ()
-    reasons = {name: why for name, refuse in _REFUSALS.items() if (why := refuse(branch, seen)) is not None}
-    return tuple(RefusedRemedy(runbook=name, why=why) for name, why in reasons.items())
-
-
-def _no_rollback(branch: Branch, seen: Readings) -> str | None:
-    if _down(seen):
-        return "the database does not answer this worker either: no release changes that"
-    if seen.reserved == 0:
-        return "the function is not allowed to run: no release changes that"
-    if branch is Branch.THROTTLING:
-        return "calls are refused before any code runs: another release is refused just the same"
-    return None
-
-
-def _no_restart(branch: Branch, seen: Readings) -> str | None:
-    if seen.reserved == 0:
-        return "its concurrency is 0, and a restart puts back what it finds"
-    if _down(seen):
-        return "the database does not answer this worker either: new environments will not reach it"
-    if _lines(seen, "startup"):
-        return "the code fails as it starts: a restart starts the same code"
-    if branch is Branch.ERRORS and _count(seen, "code") > 0 and _just_deployed(seen):
-        return "exceptions of a release that was just deployed come back with the same code"
-    if branch is Branch.LATENCY and _just_deployed(seen):
-        return "the release that was just deployed is as slow after a restart, and cold"
-    if branch is Branch.THROTTLING:
-        return "a restart does not let more calls run at once"
-    return None
-
-
-def _no_memory(_branch: Branch, seen: Readings) -> str | None:
-    used, limit = seen.memory_used_mb, seen.memory_mb
-    if used is not None and limit and used < _ROOMY * limit:
-        return f"{used:.0f} of {limit} MB are used at most: more memory changes nothing"
-    return None
-
-
-def _no_provisioning(_branch: Branch, seen: Readings) -> str | None:
-    if seen.throttles is None or seen.cold_starts is None:
-        return None
-    slow = (seen.init_ms or 0) >= _SLOW_START_MS and seen.cold_starts > 0
-    if not seen.throttles and not slow:
-        return "no call was refused and no start was slow: provisioned environments would stand idle"
-    return None
-
-
-def _no_pool(_branch: Branch, seen: Readings) -> str | None:
-    left = seen.connections_left
-    if left is not None and left > _FEW_LEFT:
-        return f"{left} connections are left: the pool is not what is short"
-    return None
-
-
-_REFUSALS: dict[str, Callable[[Branch, Readings], str | None]] = {
-    "QuickRollback": _no_rollback,
-    "ServiceRestart": _no_restart,
-    "VerticalScaling": _no_memory,
-    "HighMemoryUsage": _no_memory,
-    "ProvisionedConcurrency": _no_provisioning,
-    "ConnectionPoolScaling": _no_pool,
-}

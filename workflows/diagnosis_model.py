@@ -135,6 +135,7 @@ class Cause(Facts):
     supports: tuple[str, ...] = ()
     against: tuple[str, ...] = ()
     remedy: Remedy | None = None
+    by_hand: str | None = Field(None, description="What a person does where no runbook cures it")
 
 
 class RefusedRemedy(Facts):

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from datetime import UTC, timedelta
 
 from workflows.details import length
-from workflows.diagnosis_causes import Context, options, rank, refusals
 from workflows.diagnosis_model import Branch, Conclusion, Readings
+from workflows.diagnosis_remedies import Context, options, rank, refusals
 
 ERRORS_ABOVE = 0.05
 LATENCY_ABOVE_MS = 5000.0

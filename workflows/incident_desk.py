@@ -11,6 +11,7 @@ from temporalio import workflow
 from activities.incident_policy import IncidentPolicy
 from workflows import incident_clocks, search_attributes
 from workflows.details import render
+from workflows.diagnosis_model import Remedy
 from workflows.gates import Refused
 from workflows.incident_clocks import Book
 from workflows.incident_model import (
@@ -209,8 +210,15 @@ class Desk(Probing[IncidentInput]):
             refused = next((r for r in found.refused if r.runbook == message.runbook), None) if found else None
             if refused is not None:
                 raise Refused(f"{message.runbook} cannot help: {refused.why}")
+            if self.situation.evidence is not None and self.filled(message.runbook) is None:
+                raise Refused(
+                    f"what {message.runbook} takes cannot be worked out from what was measured: start it by hand"
+                )
             if any(tried.state == "running" for tried in self.situation.tried):
                 raise Refused("a recovery runs just now: wait for it, or abort it first")
+
+    def filled(self, runbook: str) -> Remedy | None:
+        raise NotImplementedError
 
     @workflow.update(description='The service is restored. Input: {"by": "your name", "cause": "what it was"}')
     def resolve(self, *payload: Any) -> str:

@@ -13,8 +13,8 @@ from activities.deployment_models import FindTarget
 from activities.deployments import Deployments
 from activities.locks import LockRequest
 from workflows import policy
-from workflows.diagnosis_causes import Context, remedy
 from workflows.diagnosis_model import Remedy
+from workflows.diagnosis_remedies import Context, remedy
 from workflows.diagnosis_tree import diagnose
 from workflows.incident_response import Response
 from workflows.incident_state import Tried
@@ -28,6 +28,8 @@ WINDOW = timedelta(minutes=5)
 """The document looks at the last five minutes."""
 
 DEPLOYED_WITHIN = timedelta(hours=24)
+
+NAMED = "named by a person"
 
 
 class Recovery(Response):
@@ -62,7 +64,7 @@ class Recovery(Response):
         """What to offer now: what somebody named, else the best that was not tried or declined in this outbreak."""
         situation = self.situation
         if self._chosen is not None:
-            return remedy(self._chosen, "named by a person", self.context)
+            return self.filled(self._chosen)
         if situation.good_since is not None or self.book.reached("mitigated") or situation.conclusion is None:
             return None
         waiting = situation.tried and situation.tried[-1].state == "done" and situation.tried[-1].helped is None
@@ -72,6 +74,11 @@ class Recovery(Response):
         over = {tried.runbook for tried in situation.tried if tried.offered_at >= began and tried.state != "withdrawn"}
         fitting = (o for o in situation.conclusion.options if o.runbook in REMEDIES and o.runbook not in over)
         return next(fitting, None)
+
+    def filled(self, runbook: str) -> Remedy | None:
+        """The runbook as a person names it; None when its input cannot be worked out from what was measured."""
+        evidence = self.situation.evidence
+        return None if evidence is None else remedy(runbook, NAMED, self.context, evidence)
 
     async def offer_recoveries(self) -> None:
         """As long as the service is not good and there is something to offer."""
@@ -103,15 +110,16 @@ class Recovery(Response):
     async def _input(self, option: Remedy) -> RunbookInput:
         """The input of the child. A drill changes nothing: its recoveries run dry."""
         base = {**option.input, "dry_run": self.situation.drill or self.inp.dry_run}
-        if option.runbook not in ("QuickRollback", "CanaryRollback"):
-            return RunbookInput.model_validate(base)
+        model = REMEDIES[option.runbook]
+        if not issubclass(model, RollbackInput):
+            return model.model_validate(base)
         wanted = FindTarget(stage=self.stage, strategy=self.stage.rollback.strategy)
         target = await self._run_activity(
             "find-target", "what would be rolled back to?", Deployments.find_target, wanted, policy.OBSERVE
         )
         exact = target.target.release or target.target.version
         self.facts |= {"rollback from": target.current.name, "rollback to": target.target.name}
-        return RollbackInput.model_validate(base | ({"to": exact} if exact else {}))
+        return model.model_validate(base | ({"to": exact} if exact else {}))
 
     async def _plan(self, option: Remedy, given: RunbookInput) -> dict[str, Scalar]:
         plan: dict[str, Scalar] = {"runbook": option.runbook, "stage": self.stage.name, "because": option.why}
@@ -121,6 +129,8 @@ class Recovery(Response):
                 "to": self.facts.get("rollback to"),
                 "strategy": self.stage.rollback.strategy,
             }
+        own = set(option.input) - set(RunbookInput.model_fields)
+        plan |= {name: str(option.input[name]) for name in sorted(own)}
         if given.dry_run:
             plan["dry run"] = True
         return plan
@@ -150,7 +160,7 @@ class Recovery(Response):
 
     def _pointless(self, option: Remedy) -> bool:
         named_another = self._chosen is not None
-        over = self.situation.good_since is not None and option.why != "named by a person"
+        over = self.situation.good_since is not None and option.why != NAMED
         return named_another or over or self.book.reached("resolved")
 
     async def _withdraw(self, asking: asyncio.Task[object], gate_id: str, option: Remedy, tried: Tried) -> None:

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from activities.log_kinds import LogCounts, kind_of
 from activities.releases import LedgerEntry
-from workflows.diagnosis_causes import CANDIDATES, Context
+from workflows.catalog import RUNBOOKS
+from workflows.diagnosis_causes import CANDIDATES
 from workflows.diagnosis_model import Branch, Conclusion, Readings
+from workflows.diagnosis_remedies import Context
 from workflows.diagnosis_tree import diagnose, set_aside
 
 NOW = datetime(2026, 1, 20, 14, 5, tzinfo=UTC)
@@ -106,7 +108,7 @@ def conclude(**changes: Any) -> Conclusion:
             {**DEAD, "memory_used_mb": 512, "log_lines": LogCounts(memory=50)},
             "not_responding",
             "memory",
-            "HighMemoryUsage",
+            "VerticalScaling",
         ),
         (
             {**DEAD, "reserved": 0, "invocations": None, "errors": None, "throttles": 900},
@@ -151,7 +153,7 @@ def conclude(**changes: Any) -> Conclusion:
             {"errors": 80, "log_lines": LogCounts(memory=80), "memory_used_mb": 512},
             "errors",
             "memory",
-            "HighMemoryUsage",
+            "VerticalScaling",
         ),
         # latency
         ({**SLOW, "deployments": [deployed(3)]}, "latency", "deployment", "QuickRollback"),
@@ -163,10 +165,11 @@ def conclude(**changes: Any) -> Conclusion:
             "cold-starts",
             "ProvisionedConcurrency",
         ),
-        ({**SLOW, "memory_used_mb": 510, "log_lines": LogCounts(memory=4)}, "latency", "memory", "HighMemoryUsage"),
+        ({**SLOW, "memory_used_mb": 510, "log_lines": LogCounts(memory=4)}, "latency", "memory", "VerticalScaling"),
         # throttling
-        (REFUSED, "throttling", "concurrency", "ProvisionedConcurrency"),
-        ({**REFUSED, "health_ok": False, "health_status": 429}, "throttling", "concurrency", "ProvisionedConcurrency"),
+        (REFUSED, "throttling", "concurrency", None),
+        ({**REFUSED, "health_ok": False, "health_status": 429}, "throttling", "concurrency", None),
+        ({**REFUSED, "reserved": None}, "throttling", "concurrency", "ProvisionedConcurrency"),
     ],
 )
 def test_every_branch_and_every_cause(seen: dict[str, Any], branch: str, cause: str, next_runbook: str | None) -> None:
@@ -203,6 +206,36 @@ def test_the_next_runbook_comes_with_its_input() -> None:
         "incident": "incident-1",
         "severity": "P1",
     }
+
+
+@pytest.mark.parametrize(
+    ("seen", "runbook", "own"),
+    [
+        ({**DEAD, "memory_used_mb": 512, "log_lines": LogCounts(memory=50)}, "VerticalScaling", {"memory_mb": 1024}),
+        (
+            {**DEAD, "connections": 1500, "connections_left": 0, "concurrent": 30},
+            "ConnectionPoolScaling",
+            {"max_pool_size": 40},
+        ),
+        (
+            {**SLOW, "cold_starts": 600, "init_ms": 4000, "duration_ms": 1500, "concurrent": 12},
+            "ProvisionedConcurrency",
+            {"executions": 12},
+        ),
+    ],
+)
+def test_a_capacity_that_was_measured_is_filled_in(seen: dict[str, Any], runbook: str, own: dict[str, int]) -> None:
+    found = conclude(**seen).next
+    assert found is not None
+    assert found.runbook == runbook
+    assert {name: found.input[name] for name in own} == own
+
+
+def test_what_cannot_be_worked_out_is_no_remedy_and_a_person_is_told_what_to_do() -> None:
+    found = conclude(**{**DEAD, "connections_left": 0, "connections": None})
+    assert found.causes[0].id == "pool"
+    assert found.causes[0].remedy is None
+    assert "raise its reserved concurrency" in (conclude(**REFUSED).causes[0].by_hand or "")
 
 
 def test_deployments_in_the_window_are_named() -> None:
@@ -270,6 +303,9 @@ def test_a_window_of_other_requests_is_no_contradiction() -> None:
         ({**SLOW}, "ConnectionPoolScaling", "1460 connections are left"),
         (REFUSED, "QuickRollback", "before any code runs"),
         (REFUSED, "ServiceRestart", "does not let more calls run"),
+        (REFUSED, "ProvisionedConcurrency", "counts within that"),
+        ({**REFUSED, "reserved": 0}, "ProvisionedConcurrency", "counts within that"),
+        ({**DEAD, "memory_mb": 10_240, "memory_used_mb": 10_240}, "VerticalScaling", "there is no more"),
         ({**DEAD, "reserved": 0, "invocations": None, "errors": None}, "QuickRollback", "not allowed to run"),
     ],
 )
@@ -298,6 +334,7 @@ def test_error_lines_by_what_they_speak_of(line: str, kind: str) -> None:
 
 # --- whatever was seen ----------------------------------------------------------------------------------------------
 
+INPUTS = {runbook.__name__: runbook.spec.input for runbook in RUNBOOKS}
 COUNT = st.none() | st.integers(-3, 2000)
 MS = st.none() | st.floats(-5, 60_000)
 FLAG = st.none() | st.booleans()
@@ -330,6 +367,7 @@ ANY = st.builds(
     init_ms=MS,
     database_ok=FLAG,
     database_ping_ms=MS,
+    connections=COUNT,
     connections_left=COUNT,
     deployments=st.lists(st.floats(0, 5000).map(deployed), max_size=2).map(tuple),
 )
@@ -346,6 +384,8 @@ def test_whatever_was_seen_there_is_one_conclusion_that_holds_together(seen: Rea
     assert [cause.score for cause in found.causes] == sorted((cause.score for cause in found.causes), reverse=True)
     assert all(0 <= cause.score < 1 and (cause.supports or cause.score == 0) for cause in found.causes)
     assert found.summary
+    for option in found.options:
+        INPUTS[option.runbook].model_validate(option.input)  # it can be started as it stands
 
 
 @settings(max_examples=200, deadline=None)

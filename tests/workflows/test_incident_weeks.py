@@ -21,7 +21,7 @@ def timeline(state: RunState) -> str:
 
 
 def test_every_remedy_is_a_runbook_that_there_is() -> None:
-    assert {runbook.__name__ for runbook in RUNBOOKS} >= REMEDIES
+    assert {runbook.__name__ for runbook in RUNBOOKS} >= set(REMEDIES)
 
 
 async def resolved(temporal: WorkflowEnvironment, handle: Any, world: World) -> None:
