@@ -32,6 +32,7 @@ PASS_THROUGH = (
     "workflows.diagnosis_causes",
     "workflows.diagnosis_evidence",
     "workflows.diagnosis_model",
+    "workflows.diagnosis_remedies",
     "workflows.diagnosis_tree",
     "workflows.gates",
     "workflows.incident_clocks",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workflows.canary_model import CanaryRollbackInput
 from workflows.model import RunbookInput
-from workflows.quick_rollback import QuickRollbackInput
+from workflows.rollback_model import QuickRollbackInput
 from workflows.scaling_model import (
     ConnectionPoolScalingInput,
     ProvisionedConcurrencyInput,
