@@ -19,6 +19,8 @@ _SLOW_PING_MS = 100.0
 SLOW_START_MS = 1000.0
 _MANY_STARTS = 0.2
 _MANY_4XX = 0.2
+_NOISE = 0.1
+_FEW_LINES = 3
 
 
 @dataclass
@@ -52,10 +54,15 @@ class Scale:
 
 
 def lines(seen: Readings, kind: str) -> bool | None:
-    """Whether the log speaks of it; not known when the log is not, or is silent altogether."""
+    """Whether the log speaks of it; not known when the log is not, or is silent altogether.
+
+    A line or two among very many failures is what every log has.
+    """
     if seen.log_lines is None or seen.log_lines.total == 0:
         return None
-    return bool(getattr(seen.log_lines, kind))
+    failed = max(seen.errors or 0, seen.gateway_5xx or 0)
+    fewest = max(1, _NOISE * seen.log_lines.total, min(_FEW_LINES, failed * _NOISE))
+    return bool(getattr(seen.log_lines, kind) >= fewest)
 
 
 def count(seen: Readings, kind: str) -> int:
@@ -226,7 +233,8 @@ CREDENTIAL = Known(
     "credential",
     "a secret or credential is refused",
     _credential,
-    by_hand="compare the deployed secret with what the other side takes; put the former value back, and deploy",
+    by_hand="compare the deployed secret with what the other side takes; put the former value back, and "
+    "deploy; where it was changed on purpose, ServiceRestart has every environment read it anew",
 )
 TIME_OUT = Known("time-out", "the function runs into its time-out", _time_out, "ServiceRestart")
 MEMORY = Known("memory", "the function's memory is insufficient", _memory, "VerticalScaling")
@@ -257,7 +265,7 @@ COLD = Known("cold-starts", "cold starts", _cold, "ProvisionedConcurrency")
 
 CANDIDATES: dict[Branch, tuple[Known, ...]] = {
     Branch.NOT_RESPONDING: (POOL, TIME_OUT, CREDENTIAL, DEPLOYMENT, DOWN, MEMORY, STOPPED),
-    Branch.ERRORS: (VALIDATION, DATABASE, TIME_OUT, DEPLOYMENT, CREDENTIAL, MEMORY),
+    Branch.ERRORS: (VALIDATION, DATABASE, TIME_OUT, DEPLOYMENT, CREDENTIAL, MEMORY, POOL, DOWN),
     Branch.LATENCY: (QUERIES, NETWORK, MEMORY, COLD, DEPLOYMENT),
     Branch.THROTTLING: (LIMIT, STOPPED),
     Branch.HEALTHY: (),

@@ -94,7 +94,15 @@ class Readings(Facts):
         """The worse of failed invocations and 5xx answers, 0 to 1."""
         pairs = ((self.errors, self.invocations), (self.gateway_5xx, self.requests))
         rates = [min(1.0, bad / of) for bad, of in pairs if of and bad is not None]
+        if not rates and "metrics" in self.failed_sources and self.log_lines is not None and self.reports:
+            # The log knows, too, which invocations have failed.
+            rates = [min(1.0, (self.lines_of_failures or 0) / self.reports)]
         return max(rates) if rates else None
+
+    @property
+    def lines_of_failures(self) -> int | None:
+        """Error lines of the log without those of refused requests, which are no failures."""
+        return None if self.log_lines is None else self.log_lines.total - self.log_lines.validation
 
     @property
     def throttle_rate(self) -> float | None:

@@ -22,6 +22,8 @@ from workflows.diagnosis_causes import (
 from workflows.diagnosis_model import Branch, Cause, Readings, RefusedRemedy, Remedy
 
 _MOST_MEMORY = 10_240
+_FAR_LESS = 0.6
+_STRONG = 0.5
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,19 @@ def options(
     context: Context,
     refused: tuple[RefusedRemedy, ...],
 ) -> tuple[Remedy, ...]:
-    """Every remedy for which something speaks and which can work, best first; a restart is the last resort."""
+    """Every remedy for which enough speaks and which can work, best first; a restart is the last resort.
+
+    Where the likeliest cause is one that only people cure, nothing is started against what is far less likely.
+    """
     never = {remedy.runbook for remedy in refused}
     found: dict[str, Remedy] = {}
+    likeliest = causes[0] if causes else None
     for cause in causes:
-        if cause.remedy is not None and cause.score > 0 and cause.remedy.runbook not in never:
+        likely = likeliest is not None and cause.score > 0 and cause.score >= _FAR_LESS * likeliest.score
+        if cause.remedy is not None and likely and cause.remedy.runbook not in never:
             found.setdefault(cause.remedy.runbook, cause.remedy)
+    if likeliest is not None and likeliest.remedy is None and likeliest.score >= _STRONG:
+        return tuple(found.values())
     last = remedy("ServiceRestart", "last resort", context, seen)
     if last is not None and branch is Branch.NOT_RESPONDING and "ServiceRestart" not in never:
         found.setdefault("ServiceRestart", last)

@@ -50,6 +50,8 @@ def place(seen: Readings) -> tuple[Branch, tuple[str, ...]]:
         return found[0][0], tuple(text for _, text in found)
     if seen.health_ok is None:
         return Branch.UNKNOWN, ("whether the API responds is not known",)
+    if "metrics" in seen.failed_sources:
+        return Branch.UNKNOWN, ("/health answers, and the figures of the requests could not be read",)
     known = [f"/health answers in {seen.health_ms or 0:.0f} ms"]
     if seen.error_rate is not None:
         known.append(f"{seen.error_rate:.2%} of the requests fail")
@@ -75,7 +77,8 @@ def _not_responding(seen: Readings) -> str | None:
 
 def _errors(seen: Readings) -> str | None:
     rate = seen.error_rate
-    failed = max(seen.errors or 0, seen.gateway_5xx or 0)
+    counted = [seen.errors, seen.gateway_5xx] if "metrics" not in seen.failed_sources else [seen.lines_of_failures]
+    failed = max(count or 0 for count in counted)
     if rate is None or rate <= ERRORS_ABOVE or failed < _FEWEST_ERRORS or _refusals_explain_it(seen):
         return None
     return f"{rate:.1%} of the requests fail, more than {ERRORS_ABOVE:.0%}"

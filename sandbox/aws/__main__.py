@@ -32,6 +32,7 @@ def main() -> None:
     os.environ.setdefault("BIND_HOST", "127.0.0.1")
     os.environ.setdefault("MINISTACK_ACCOUNT_ID", "123456789012")
     os.environ.setdefault("LOG_LEVEL", "WARNING")
+    os.environ["IOT_MTLS_ENABLED"] = "0"  # it would listen on every interface
     check_version()
     from sandbox.aws import alarms, functions, gateway, logs, metrics, notifications, secrets, stacks
 

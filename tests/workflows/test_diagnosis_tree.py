@@ -97,7 +97,7 @@ def conclude(**changes: Any) -> Conclusion:
             "pool",
             "ConnectionPoolScaling",
         ),
-        ({**DEAD, "log_lines": LogCounts(credential=50)}, "not_responding", "credential", "ServiceRestart"),
+        ({**DEAD, "log_lines": LogCounts(credential=50)}, "not_responding", "credential", None),
         (
             {**DEAD, "duration_max_ms": 30_000, "log_lines": LogCounts(timeout=50)},
             "not_responding",
