@@ -18,13 +18,13 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "rollback": ("QuickRollback", "CanaryRollback"),
     "database": ("DatabaseMigration", "BatchedUpdate", "DatabaseBackup", "DatabaseRestore", "RestoreDrill"),
     "rotation": ("ApiKeyRotation", "DatabaseCredentialRotation", "SigningSecretRotation"),
-    "incident": ("Incident", "PostMortem", "Diagnosis"),
-    "performance": ("PerformanceDegradation", "HighMemoryUsage", "HighErrorRate"),
+    "incident": ("Incident", "Diagnosis"),
+    "performance": ("PerformanceDegradation", "HighMemoryUsage", "HighErrorRate", "ClientRateLimit"),
     "scaling": (
         "VerticalScaling",
         "ConnectionPoolScaling",
         "ProvisionedConcurrency",
-        "ProvisionedConcurrencyScaling",
+        "ScalingExpiry",
         "LoadTest",
         "ServiceRestart",
         "ServiceRestartWatchdog",
@@ -63,6 +63,14 @@ RARE = (
         EVERY,
         lambda stage: stage.deploy.engine == "cloudformation",
         aws=("cloudformation:UpdateStack", "cloudformation:GetTemplateSummary"),
+    ),
+    Rare(
+        "an alarm stands on what is scaled, or environments are provisioned and get theirs",
+        ("scaling",),
+        aws=(
+            *("cloudwatch:PutMetricAlarm", "cloudwatch:DeleteAlarms"),
+            *("lambda:PutProvisionedConcurrencyConfig", "lambda:DeleteProvisionedConcurrencyConfig"),
+        ),
     ),
     Rare(
         "secrets in Secrets Manager",

@@ -9,10 +9,10 @@ import sys
 import time
 from types import ModuleType
 
-from bench import canary, diagnosis, migration, overhead, waiting, workers
+from bench import canary, diagnosis, migration, overhead, sandbox, waiting, workers
 from bench.page import PAGE, Section, written
 
-BENCHMARKS = (overhead, waiting, canary, diagnosis, migration, workers)
+BENCHMARKS = (sandbox, overhead, waiting, canary, diagnosis, migration, workers)
 
 
 class _Both(io.StringIO):

@@ -105,8 +105,7 @@ def said() -> list[str]:
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory, said: list[str]) -> Iterator[House]:
     with House(tmp_path_factory.mktemp("house") / ".sandbox", said.append) as house:
-        timing = house.up(ports=ANY_PORT)
-        assert timing.total < 15, timing.table()
+        house.up(ports=ANY_PORT)
         yield house
 
 
