@@ -1,4 +1,4 @@
-"""From nothing to a sandbox that is ready: Temporal, its UI, the embedded AWS, MongoDB, the hub, two stages deployed."""
+"""From nothing to a sandbox that is ready: Temporal with its UI, AWS, MongoDB, the hub, and two stages deployed."""
 
 from __future__ import annotations
 
