@@ -36,30 +36,27 @@ def text(state: RunState) -> str:
 
 
 @pytest.mark.parametrize(
-    ("life", "asked", "least"),
+    ("life", "least"),
     [
-        (HOUR, {}, 12 * HOUR),  # as the settings say
-        (20 * HOUR, {}, 20 * HOUR),  # a longer one was seen
-        (HOUR, {"overlap": "PT48H"}, 48 * HOUR),
+        (HOUR, 12 * HOUR),  # as the settings say
+        (20 * HOUR, 20 * HOUR),  # a longer one was seen
     ],
 )
-async def test_old_tokens_live_to_their_end(
-    temporal: WorkflowEnvironment, life: timedelta, asked: dict[str, Any], least: timedelta
-) -> None:
+async def test_old_tokens_live_to_their_end(temporal: WorkflowEnvironment, life: timedelta, least: timedelta) -> None:
     world = SigningWorld(life=life)
     async with working(temporal.client, world) as queue:
-        handle = await begin(temporal.client, queue, NAME, **asked)
+        handle = await begin(temporal.client, queue, NAME)
         result = await finished(handle)
     assert (result.outcome, world.served) == (Outcome.COMPLETED, AFTER)
     assert world.signed_at is not None
     assert world.removed_at is not None
-    assert world.removed_at - world.signed_at >= least + (timedelta(0) if asked else timedelta(minutes=5))
+    assert world.removed_at - world.signed_at >= least + timedelta(minutes=5)
     assert [(item.id, item.note) for item in result.checklist if not item.done] == []
     entry = world.entries[handle.id]
     assert (entry.status, entry.old, entry.new) == ("completed", (OLD,), (NEW,))
     assert world.next[0].schedule.startswith("runbooks/signing-secret-rotation/stage-")
     assert (world.next[0].at - entry.started_at).days == 182
-    if not asked and life == HOUR:
+    if life == HOUR:
         await keep(handle, NAME, "to-its-end")
 
 
@@ -201,7 +198,7 @@ async def test_a_leaked_secret_is_not_put_back(client: Client) -> None:
 
 @pytest.mark.parametrize(
     "moment",
-    ["signing.create", "signing.set accepted", "deployments.again"],
+    ["signing.create", "deployments.again"],
 )
 async def test_the_worker_dies(temporal: WorkflowEnvironment, moment: str) -> None:
     """Between any two of 'created', 'stored', 'deployed', 'verified': the step is repeated and makes the same."""
