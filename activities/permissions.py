@@ -278,7 +278,9 @@ def mongodb_role(family: str, commands: Iterable[str]) -> dict[str, Any]:
     for line in commands:
         place, _, command = line.partition(" ")
         where = "cluster" if command in _OF_CLUSTER else place
-        needed.setdefault(where, set()).update(_ACTIONS_OF.get(command, (command,)))
+        for action in _ACTIONS_OF.get(command, (command,)):
+            # A role is granted where it holds, and the users' roles hold in the stage's database.
+            needed.setdefault("stage" if action == "grantRole" else where, set()).add(action)
     resources: dict[str, list[dict[str, Any]]] = {
         "cluster": [{"cluster": True}],
         "stage": [{"db": "${Database}", "collection": ""}],

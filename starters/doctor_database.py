@@ -61,9 +61,13 @@ class DatabaseChecks:
     def _roles(self) -> Seen:
         """What the stage's users may do, against every command that the tests have seen the runbooks send."""
         stage = self._stage
-        commands = {command for made in with_rare(calls.kept(), "mongodb", stage).values() for command in made}
+        families = with_rare(calls.kept(), "mongodb", stage)
+        if stage.rotation.database is None or stage.rotation.users != "mongodb":
+            families.pop("rotation", None)
+        commands = {command for made in families.values() for command in made}
         granted: dict[str, set[str]] = {}
-        for reference in dict.fromkeys(filter(None, (stage.database.uri, stage.backup.uri))):
+        references = (stage.database.uri, stage.backup.uri, stage.rotation.users_uri)
+        for reference in dict.fromkeys(filter(None, references)):
             privileges = self._privileges(reference)
             if privileges is None:
                 return warning(

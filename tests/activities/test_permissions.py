@@ -123,6 +123,12 @@ def test_commands_are_noted_by_where_they_go(
 
 
 def test_a_role_has_the_actions_of_its_commands_and_no_more() -> None:
+    users = mongodb_role("rotation", ["admin createUser", "admin getLog"])["privileges"]
+    assert users == [
+        {"resource": {"db": "admin", "collection": ""}, "actions": ["createUser"]},
+        {"resource": {"cluster": True}, "actions": ["getLog"]},
+        {"resource": {"db": "${Database}", "collection": ""}, "actions": ["grantRole"]},
+    ]
     role = mongodb_role("database", ["stage find", "stage aggregate", "stage createIndexes", "admin serverStatus"])
     assert role["createRole"] == "runbooks-database"
     assert role["privileges"] == [
