@@ -22,7 +22,7 @@ from workflows.catalog import WORKFLOWS
 
 ROOT = Path(__file__).parent.parent
 NAME = "commands.txt"
-FRAME = ("runbook", "steps", "asking", "waiting", "operator", "carrying", "meters")
+FRAME = ("runbook", "queueing", "steps", "asking", "waiting", "operator", "carrying", "meters")
 """Modules that every runbook goes through; they have a text of their own."""
 
 OF_TEMPORAL = {

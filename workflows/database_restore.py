@@ -24,20 +24,18 @@ from activities.backup_models import (
 from activities.backups import Backups
 from activities.connection_string import AddressOf, ConnectionString, Repoint
 from activities.database import Connections, Database
-from activities.stage import GatePolicy, Stage
+from activities.stage import GatePolicy
 from workflows import policy
 from workflows.backup_models import DatabaseRestoreInput
 from workflows.model import Kind, Phase, RunbookResult, Scalar, StepSpec
+from workflows.restore_rules import TAKES, insisting, plan_of
 from workflows.rollback import connections_stable
 from workflows.rollback_model import RollbackInput
 from workflows.runbook import Runbook, RunbookSpec, Undo
 
-TAKES = "30 to 60 minutes"
-"""The document's own figure. What it really takes is in the record of the last RestoreDrill."""
 NO_SCRATCH = "there is no scratch cluster. Set backup.atlas.scratch_cluster and scratch_uri"
 KEEP = GatePolicy(time_limit=timedelta(hours=1), on_timeout="approve")
 """Where the service is not well after the restore: unanswered, the restored data stays."""
-GATES = ("approve-restore", "approve-finish")
 
 
 @workflow.defn(name="DatabaseRestore")
@@ -176,22 +174,7 @@ class DatabaseRestore(Runbook[DatabaseRestoreInput]):
     # --- asking -------------------------------------------------------------------------------------------------
 
     def _plan(self, backup: Backup | None, targets: Targets, into: str) -> dict[str, Scalar]:
-        moment = str(self.facts["created_at"])
-        ends = {
-            "keep": f"it stays in {into}; {targets.real} is not touched",
-            "replace": f"all of {targets.real} that is in the backup is replaced",
-            "repoint": f"the API works on {into} from then on; {targets.real} stays as it is, unused",
-        }
-        return {
-            "stage": self.stage.name,
-            "backup": self._named(backup),
-            "shows the database at": moment,
-            "into first": into,
-            "then": f"{self.inp.then}: {ends[self.inp.then]}",
-            "takes": TAKES,
-            "loses": "nothing" if self.inp.then == "keep" else f"every write after {moment}",
-            "revert the deployment": self.inp.revert_deployment,
-        }
+        return plan_of(self.inp, self._named(backup), str(self.facts["created_at"]), targets.real, into)
 
     async def _approve_restore(self, backup: Backup | None, targets: Targets, into: str) -> None:
         waived = None
@@ -394,14 +377,3 @@ class DatabaseRestore(Runbook[DatabaseRestoreInput]):
 
     def _named(self, backup: Backup | None) -> str:
         return backup.reference if backup else f"the moment {self.facts['created_at']}"
-
-
-def insisting(stage: Stage) -> Stage:
-    """In production the gates of a restore are never waived by policy, and silence is never a yes."""
-    if not stage.production:
-        return stage
-    gates = dict(stage.gates)
-    for gate_id in GATES:
-        rules = stage.gate(gate_id)
-        gates[gate_id] = rules.model_copy(update={"approvals": max(rules.approvals, 1), "on_timeout": "reject"})
-    return stage.model_copy(update={"gates": gates})

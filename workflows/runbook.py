@@ -29,11 +29,9 @@ from typing import Any, ClassVar, NoReturn, TypeVar, cast
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
-from activities.locks import LockRequest, Locks
 from activities.reports import Reports, RunRecord
 from activities.stages import Stages
-from workflows import meters, policy, search_attributes, waiting
-from workflows.asking import Asking
+from workflows import meters, policy, search_attributes
 from workflows.carrying import CARRIED_TIMELINE, Carried, CarriedUndo, read_carried
 from workflows.model import (
     ChecklistItem,
@@ -47,6 +45,7 @@ from workflows.model import (
     StepSpec,
 )
 from workflows.operator import BadMessage, read
+from workflows.queueing import Queueing
 from workflows.steps import Stopped, Undo, describe
 
 __all__ = ["Runbook", "RunbookSpec", "Stopped", "Undo"]
@@ -70,7 +69,7 @@ class RunbookSpec:
     """Whether it takes the stage for itself; False where the runs below it do, each for its own change."""
 
 
-class Runbook(Asking[I]):
+class Runbook(Queueing[I]):
     """Base of every runbook workflow."""
 
     spec: ClassVar[RunbookSpec]
@@ -78,9 +77,6 @@ class Runbook(Asking[I]):
     def __init__(self) -> None:
         super().__init__()
         self.cursor: dict[str, Any] | None = None
-        self._lock_asked = False
-        self.beside_holder = False
-        """Whether the run goes on without waiting for the stage, because people allowed it at a gate."""
 
     @abstractmethod
     async def procedure(self, inp: I) -> str:
@@ -353,51 +349,3 @@ class Runbook(Asking[I]):
             except FailureError:
                 break
         return task.result()
-
-    # --- the stage's lock ---------------------------------------------------------------------------------------
-
-    def _lock_request(self) -> LockRequest:
-        info = workflow.info()
-        elders = [elder.workflow_id for elder in (info.parent, info.root) if elder is not None]
-        return LockRequest(
-            stage=self.stage.name,
-            workflow_id=info.workflow_id,
-            run_id=info.first_execution_run_id,
-            runbook=info.workflow_type,
-            ahead=self.inp.incident is not None,
-            elders=tuple(elders),
-        )
-
-    async def _take_lock(self, inp: I) -> None:
-        self._enter(Phase.QUEUED)
-        self._lock_asked = True
-        asked = 0
-        while not self.state.lock.held:
-            asked += 1
-            suffix = f"-{asked}" if asked > 1 else ""
-            await self._run_activity(
-                f"lock{suffix}", f"take {inp.stage} for this run", Locks.request, self._lock_request(), policy.LOCK
-            )
-            if self.beside_holder:
-                self.say(f"queues for {inp.stage}, and goes on without waiting, as was approved", level="warning")
-                self._enter(Phase.LOOKING)
-                return
-            try:
-                await waiting.until(
-                    lambda: self.state.lock.held,
-                    at_most=policy.LOCK_REMINDER,
-                    summary=f"ask again for the lock of {inp.stage}",
-                )
-            except TimeoutError:
-                continue
-        self.say(f"has {inp.stage} to itself")
-        self._enter(Phase.LOOKING)
-
-    async def _release_lock(self) -> None:
-        try:
-            await self._run_activity(
-                "unlock", f"give {self.stage.name} back", Locks.release, self._lock_request(), policy.LOCK
-            )
-        except ActivityError as error:
-            # The lock finds out by itself that this run has ended.
-            workflow.logger.warning("lock not released: %s", describe(error)[0])
