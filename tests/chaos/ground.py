@@ -11,17 +11,25 @@ import sys
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.client import (
+    Client,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowQueryFailedError,
+    WorkflowUpdateFailedError,
+)
 from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError
 
+from activities.incident_policy import IncidentPolicy
 from sandbox.house import House
 from tests.chaos.worker import NOTES, PHASE, Notes
 from tests.runbooks.site import Site
@@ -30,10 +38,27 @@ from workflows.model import RunbookResult, RunState
 PEOPLE = ("bob", "eve", "kim")
 """Who says yes. Nobody of them is who asks."""
 
+
+def _hurried() -> str:
+    """The policy of incidents, with seconds instead of minutes of watching."""
+    policy = IncidentPolicy()
+    quick = {"watch_every": timedelta(seconds=2), "stable_for": timedelta(seconds=4)}
+    rules = {name: rule.model_copy(update=quick) for name, rule in policy.severities.items()}
+    return policy.model_copy(update={"severities": rules}).model_dump_json()
+
+
 QUICK = {
-    f"RUNBOOKS_STAGES__{stage}__ROLLBACK__{name}": value
-    for stage in ("PRODUCTION", "STAGING")
-    for name, value in (("ERROR_WINDOW", "PT3S"), ("METRICS_DELAY", "PT1S"))
+    **{
+        f"RUNBOOKS_STAGES__{stage}__{name}": value
+        for stage in ("PRODUCTION", "STAGING")
+        for name, value in (
+            ("ROLLBACK__ERROR_WINDOW", "PT3S"),
+            ("ROLLBACK__METRICS_DELAY", "PT1S"),
+            ("ROTATION__TOKENS__LIFE", "PT3S"),
+            ("ROTATION__TOKENS__PATIENCE", "PT3S"),
+        )
+    },
+    "RUNBOOKS_STAGES__PRODUCTION__INCIDENTS": _hurried(),
 }
 """The minutes of watching are not what is proven here."""
 
@@ -89,6 +114,8 @@ class Ground:
     def __init__(self, house: House, client: Client, notes: Path) -> None:
         self.site = Site(house, client)
         self.house, self.client = house, client
+        self.before: dict[str, str] = {}
+        """What a scenario has to remember of how it was before the run."""
         self._notes, self._log = notes, notes / "worker.log"
         notes.mkdir(parents=True, exist_ok=True)
 
@@ -142,14 +169,23 @@ class Ground:
 
     # --- a run --------------------------------------------------------------------------------------------------
 
-    async def play(self, runbook: str, inp: dict[str, Any], patience: float) -> Ending:
+    async def play(
+        self,
+        runbook: str,
+        inp: dict[str, Any],
+        patience: float,
+        beside: Callable[[Any], Awaitable[None]] | None = None,
+    ) -> Ending:
         """Start it, say yes to whatever it asks, and wait for its end."""
         before, began = self.effects(), time.monotonic()
         handle = await self.site.start(runbook, **inp)
         ended = asyncio.create_task(_result(handle))
-        answers = asyncio.create_task(self._say_yes(handle.id))
+        people = [asyncio.create_task(self._say_yes(handle.id))]
+        if beside is not None:
+            people.append(asyncio.create_task(_persist(beside, handle)))
         done, _ = await asyncio.wait({ended}, timeout=patience)
-        answers.cancel()
+        for person in people:
+            person.cancel()
         if not done:
             ended.cancel()
             state = await _asked(handle)
@@ -188,6 +224,15 @@ class Ground:
             except RPCError:
                 pass  # the server or the worker is dead at the moment: that is what this is about
             await asyncio.sleep(0.3)
+
+
+async def _persist(act: Callable[[Any], Awaitable[None]], handle: WorkflowHandle[Any, Any]) -> None:
+    """As a person who tries again: the server or the worker may be dead, or it may be too early."""
+    while True:
+        with contextlib.suppress(RPCError, WorkflowUpdateFailedError, WorkflowQueryFailedError, LookupError):
+            await act(handle)
+            return
+        await asyncio.sleep(0.5)
 
 
 async def _asked(handle: WorkflowHandle[Any, Any]) -> RunState | None:

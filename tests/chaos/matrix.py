@@ -94,7 +94,7 @@ async def one(on: Ground, scenario: Scenario, fault: str) -> Ending:
         if fault in PARTS:
             kills = stack.enter_context(Kills(on.house, PARTS[fault], seed=len(scenario.name)))
             counted = lambda: kills.count  # noqa: E731
-        ending = await on.play(scenario.runbook, inp, PATIENCE)
+        ending = await on.play(scenario.runbook, inp, PATIENCE, scenario.beside)
     ending.found, ending.state, ending.faults = found, scenario.state(on), counted()
     return ending
 

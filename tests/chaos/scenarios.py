@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import pymongo
 
 from sandbox import mongodb
+from sandbox.api import tokens
+from sandbox.api.stack import secret_parameter
 from sandbox.state import Vault
 from tests.chaos.ground import Ground
 from tests.runbooks.site import Site
@@ -26,6 +29,8 @@ class Scenario:
     """What the run is for, looked up afterwards where it really is."""
     traffic: float = 0
     """Requests a second at production while it runs."""
+    beside: Callable[[Any], Awaitable[None]] | None = None
+    """What people do beside answering gates, given the run's handle; repeated until it has worked."""
 
 
 def at(ground: Ground, stage: str) -> Site:
@@ -112,6 +117,124 @@ def _databases(ground: Ground) -> dict[str, Any]:
     return {"scratch databases": [name for name in found.database.client.list_database_names() if "scratch" in name]}
 
 
+# --- rotations ------------------------------------------------------------------------------------------------------
+
+SLOTS = ("primary", "backup", "internal")
+
+
+def _secret(ground: Ground, name: str) -> str:
+    found = at(ground, "staging").aws("ssm").get_parameter(Name=secret_parameter("staging", name), WithDecryption=True)
+    return str(found["Parameter"]["Value"])
+
+
+def _asked(ground: Ground, path: str, headers: dict[str, str]) -> int:
+    return httpx.get(ground.house.url("staging") + path, headers=headers, timeout=30).status_code
+
+
+def _keys(ground: Ground) -> dict[str, Any]:
+    ground.before = {slot: ground.house.key("staging", slot) for slot in SLOTS}
+    quick = {"grace": "PT3S", "look_every": "PT1S", "reminders": ["PT1S"], "quiet": "PT1S"}
+    return {"stage": "staging", "reason": "quarterly", **quick}
+
+
+def _accepted(ground: Ground) -> dict[str, Any]:
+    def answers(keys: dict[str, str]) -> list[int]:
+        return [_asked(ground, "/sessions?limit=1", {"X-Api-Key": key}) for key in keys.values()]
+
+    now = {slot: ground.house.key("staging", slot) for slot in SLOTS}
+    return {
+        "keys on the list": len(_secret(ground, "ApiKeys").split(",")),
+        "the keys of before": answers(ground.before),
+        "the keys in the store": answers(now),
+    }
+
+
+def _signing(ground: Ground) -> dict[str, Any]:
+    ground.house.deploy("staging", "good", token_seconds=3)
+    ground.before = {"ring": _secret(ground, "JwtSecret")}
+    return {"stage": "staging", "reason": "twice a year", "skew": "PT1S"}
+
+
+def _signed(ground: Ground) -> dict[str, Any]:
+    def let_in(ring: tokens.Keyring) -> int:
+        return _asked(ground, "/tokens/self", {"Authorization": f"Bearer {ring.issue(60)}"})
+
+    now = tokens.Keyring.of(_secret(ground, "JwtSecret"))
+    before = tokens.Keyring.of(ground.before["ring"])
+    return {"keys that sign": len(now.keys), "token of before": let_in(before), "token of now": let_in(now)}
+
+
+def _credentials(ground: Ground) -> dict[str, Any]:
+    ground.before = {"uri": _secret(ground, "MongoDBUri")}
+    return {"stage": "staging", "reason": "twice a year", "quiet": "PT1S", "patience": "PT2S", "look_every": "PT1S"}
+
+
+def _users(ground: Ground) -> dict[str, Any]:
+    def logs_in(uri: str) -> bool:
+        try:
+            with pymongo.MongoClient[Any](uri, serverSelectionTimeoutMS=20_000) as client:
+                client.get_default_database()["sessions"].find_one()
+        except pymongo.errors.OperationFailure:
+            return False
+        return True
+
+    return {
+        "old user": logs_in(ground.before["uri"]),
+        "stored user": logs_in(_secret(ground, "MongoDBUri")),
+        "ready": _asked(ground, "/health/ready", {}),
+    }
+
+
+# --- capacity and the last resort -----------------------------------------------------------------------------------
+
+
+def _restart(ground: Ground) -> dict[str, Any]:
+    ground.house.deploy("production", "good")
+    return {"drain": "PT1S", "ladder": [2, 10], "hold": "PT3S", "patience": "PT20S", "reason": "it hangs"}
+
+
+def _let_in(ground: Ground) -> dict[str, Any]:
+    site = at(ground, "production")
+    limit = site.aws("lambda").get_function_concurrency(FunctionName=site.stack)
+    return {"limit": limit.get("ReservedConcurrentExecutions"), "health": site.health()["code"]}
+
+
+def _pool(ground: Ground) -> dict[str, Any]:
+    site = at(ground, "staging")
+    size = 5 if _pool_size(ground)["pool"] != "5" else 6
+    ground.before = {"wanted": str(size)}
+    load = {"requests": 40, "concurrency": 2}
+    return {"stage": site.stage, "max_pool_size": size, "load": load, "window": "PT3S", "reason": "exhausted"}
+
+
+def _pool_size(ground: Ground) -> dict[str, Any]:
+    site = at(ground, "staging")
+    live = site.aws("lambda").get_function_configuration(FunctionName=site.stack, Qualifier="live")
+    return {"pool": live["Environment"]["Variables"].get("MONGODB_MAX_POOL_SIZE")}
+
+
+def _as_wanted(ground: Ground) -> dict[str, Any]:
+    return {"as wanted": _pool_size(ground)["pool"] == ground.before["wanted"]}
+
+
+# --- incidents ------------------------------------------------------------------------------------------------------
+
+
+def _incident(ground: Ground) -> dict[str, Any]:
+    return _broken(ground, severity="P1", reason="a quarter of the requests fail", key="errors")
+
+
+async def _closed(handle: Any) -> None:
+    """Acknowledged, and after the recovery nothing is left to do."""
+    book = (await handle.query("situation")).get("book") or {}
+    if not book.get("responder"):
+        await handle.execute_update("acknowledge", {"by": "bob"})
+    state = await handle.query("progress")
+    if not any(entry["text"].startswith("resolved") for entry in state["timeline"]):
+        raise LookupError("not resolved yet")
+    await handle.execute_update("post_mortem", {"by": "bob"})
+
+
 SCENARIOS = (
     Scenario("rollback", "QuickRollback", _broken, _live, traffic=4),
     Scenario("rollback-alias", "QuickRollback", lambda ground: _broken(ground, strategy="alias"), _live, traffic=4),
@@ -120,4 +243,10 @@ SCENARIOS = (
     Scenario("migration", "DatabaseMigration", _migration, _environments),
     Scenario("backup", "DatabaseBackup", _backup, _databases),
     Scenario("drill", "RestoreDrill", lambda _ground: {"stage": "staging"}, _databases),
+    Scenario("keys", "ApiKeyRotation", _keys, _accepted),
+    Scenario("signing", "SigningSecretRotation", _signing, _signed),
+    Scenario("credentials", "DatabaseCredentialRotation", _credentials, _users),
+    Scenario("restart", "ServiceRestart", _restart, _let_in, traffic=8),
+    Scenario("pool", "ConnectionPoolScaling", _pool, _as_wanted),
+    Scenario("incident", "Incident", _incident, _live, traffic=8, beside=_closed),
 )
