@@ -43,6 +43,7 @@ class ReleaseFacts(Facts):
     code_location: str | None = Field(None, description="s3:// location of the code package")
     template_sha256: str | None = Field(None, description="Hexadecimal SHA-256 of the template's text")
     template_location: str | None = Field(None, description="s3:// location of the saved template")
+    started_at: AwareDatetime | None = Field(None, description="When its deployment began")
     deployed_at: AwareDatetime | None = Field(None, description="When its deployment was finished")
 
     @property
@@ -69,6 +70,9 @@ class LedgerEntry(Facts):
     template_location: str | None = Field(None, description="s3:// location of the template that was deployed")
     stack: str | None = None
     engine: str
+    started_at: AwareDatetime | None = Field(
+        None, description="When the deployment began: traffic moves to the release before it is finished"
+    )
     deployed_at: AwareDatetime = Field(description="When the deployment was finished")
     deployed_by: str
     run: str | None = Field(None, description="Id of the workflow that deployed it")

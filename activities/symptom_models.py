@@ -119,15 +119,6 @@ class ErrorKinds(Finding):
     kinds: tuple[ErrorKind, ...] = Field((), description="The most frequent first")
 
 
-class FunctionSettings(Finding):
-    """What the function is allowed to use."""
-
-    memory_mb: int
-    timeout_s: int
-    reserved: int | None = Field(None, description="Reserved concurrency; absent when it shares the account's")
-    provisioned: int | None = Field(None, description="Provisioned concurrency of the alias; absent without any")
-
-
 # --- the database ---------------------------------------------------------------------------------------------------
 
 

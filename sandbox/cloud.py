@@ -137,6 +137,7 @@ class Cloud:
             CloudError: ``sst`` failed; the message ends with its last words.
         """
         checkout = write_checkout(release, self._site.layout.releases)
+        started = datetime.now(UTC)
         try:
             done = subprocess.run(
                 [str(self._site.layout.bin / "sst"), "deploy", "--stage", stage],
@@ -151,7 +152,7 @@ class Cloud:
             )
         except subprocess.TimeoutExpired:
             raise CloudError(f"sst deploy has not ended within {_DEPLOY_SECONDS:.0f} s") from None
-        entry = self._entry(stage, release, by, succeeded=done.returncode == 0)
+        entry = self._entry(stage, release, by, started, succeeded=done.returncode == 0)
         self._ledger.append(entry)
         if done.returncode != 0:
             said = " | ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
@@ -231,8 +232,15 @@ class Cloud:
         stack = self._stacks.describe_stacks(StackName=service_name(stage))["Stacks"][0]
         return {entry["OutputKey"]: entry["OutputValue"] for entry in stack.get("Outputs", [])}
 
-    def _entry(self, stage: str, release: Release, by: str, *, succeeded: bool) -> LedgerEntry:
-        common = {"app": APP, "stage": stage, "engine": "sst", "deployed_by": by, "deployed_at": datetime.now(UTC)}
+    def _entry(self, stage: str, release: Release, by: str, started: datetime, *, succeeded: bool) -> LedgerEntry:
+        common = {
+            "app": APP,
+            "stage": stage,
+            "engine": "sst",
+            "deployed_by": by,
+            "started_at": started,
+            "deployed_at": datetime.now(UTC),
+        }
         if not succeeded:
             return LedgerEntry(release=release.id, label=release.label, status="failed", **common)
         bucket = f"sst-asset-{ACCOUNT}"

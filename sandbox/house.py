@@ -198,6 +198,14 @@ class House:
         """
         return Events(self._database_uri(stage))
 
+    def fill(self, stage: str, sessions: int) -> None:
+        """Bring the stage's database to so many sessions.
+
+        Raises:
+            HouseError: no such stage, or the database is not up.
+        """
+        data.seed(self._database_uri(stage), sessions)
+
     def _site(self, *needed: str) -> Site:
         state = State.read(self.layout.state)
         if state is None or state.boot != processes.boot_id():

@@ -23,7 +23,6 @@ from activities.database import Database
 from activities.database_credentials import DatabaseCredentials
 from activities.deployments import Deployments
 from activities.function_capacity import FunctionCapacity
-from activities.function_settings import FunctionLimits
 from activities.in_flight import Runs
 from activities.incidents import Incidents
 from activities.indexes import Indexes
@@ -104,7 +103,6 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
         Indexes(resolver),
         SymptomMetrics(aws.cloudwatch),
         SymptomLogs(aws.logs),
-        FunctionLimits(aws.functions),
         ClientLimits(aws.ssm),
         Profiler(resolver, AtlasAdvisor(http, resolver)),
         Notifications(settings, resolver, http, aws.ses),

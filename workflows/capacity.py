@@ -179,13 +179,18 @@ def pool(
     refused: str | None = None
     if wanted > now and wanted * most > room:
         fits = tier_for(wanted * most)
-        bound = max(1, room // wanted)
+        bound, fitting = max(1, room // wanted), largest_pool(limit, most)
         refused = (
             f"{arithmetic}. Each environment of a Lambda has a pool of its own and serves one call at a time, so a "
-            f"larger pool exhausts the cluster sooner. What fits: at most {max(1, room // most)} a pool, or a reserved "
+            f"larger pool exhausts the cluster sooner. What fits: at most {fitting} a pool, or a reserved "
             f"concurrency of {bound}" + (f", or a cluster of {fits}" if fits else "")
         )
     return Assessed(need, arithmetic, _NO_COST, refused)
+
+
+def largest_pool(limit: int, environments: int) -> int:
+    """The largest pool with which all of the environments fit a cluster that takes ``limit`` connections."""
+    return max(1, math.floor(limit * HEADROOM) // environments)
 
 
 _NO_COST = "none for the pool itself"

@@ -9,6 +9,8 @@ from pydantic import Field
 from activities.client_limits import ClientId
 from workflows.model import RunbookInput
 
+USUAL_WATCH, SHORTEST_WATCH = timedelta(minutes=2), timedelta(seconds=5)
+
 
 class ClientRateLimitInput(RunbookInput):
     client: ClientId = Field(description="Id of its key, as the log has it (never the key)", examples=["1a2b3c4d"])
@@ -26,8 +28,8 @@ class ClientRateLimitInput(RunbookInput):
         description="Requests of this long are looked at before",
     )
     watch: timedelta = Field(
-        timedelta(minutes=2),
-        ge=timedelta(seconds=5),
+        USUAL_WATCH,
+        ge=SHORTEST_WATCH,
         le=timedelta(hours=1),
         description="How long to look afterwards whether it holds, and whether the others are well",
     )

@@ -8,16 +8,15 @@ from typing import Any, TypeVar
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
-from activities.deployment_models import CheckTarget, DeployInput, FindTarget, Former
+from activities.deployment_models import CheckTarget, DeployInput, FindTarget, Former, RollbackTarget
 from activities.deployments import Deployments
 from activities.releases import LedgerEntry, ReleaseFacts, same_release
 from workflows import policy
-from workflows.database_migration_model import DatabaseMigrationInput
-from workflows.model import Scalar
+from workflows.model import RunbookInput, Scalar
 from workflows.runbook import Runbook, Undo
 from workflows.steps import describe
 
-I = TypeVar("I", bound=DatabaseMigrationInput)  # noqa: E741
+I = TypeVar("I", bound=RunbookInput)  # noqa: E741
 
 
 class CodeSteps(Runbook[I]):
@@ -35,6 +34,10 @@ class CodeSteps(Runbook[I]):
         self._former = await self.look("live", Deployments.capture, self.stage, title="Record what code is live")
         if is_named(self._former.live, wanted):
             return
+        await self.find_usable(wanted)
+
+    async def find_usable(self, wanted: str) -> RollbackTarget:
+        """Find the named release among what can be deployed."""
         search = FindTarget(stage=self.stage, strategy="redeploy", to=wanted)
         found = await self.look("release", Deployments.find_target, search, title=f"Find release {wanted}")
         asked = CheckTarget(stage=self.stage, strategy="redeploy", target=found.target)
@@ -44,6 +47,7 @@ class CodeSteps(Runbook[I]):
         if not check.ok:
             raise self.stop(f"{wanted} cannot be deployed: {'; '.join(check.problems)}", "ReleaseUnusable")
         self._release = found.target
+        return found
 
     async def bring_live(self, wanted: str, *, why: str) -> None:
         """Deploy the release, unless it is live; its undo deploys what was live before."""
@@ -110,6 +114,7 @@ class CodeSteps(Runbook[I]):
                 "stage": self.stage.name,
                 "stack": self.stage.stack,
                 "engine": self.stage.deploy.engine,
+                "started_at": None,
                 "deployed_at": at,
                 "deployed_by": self.inp.requested_by or self.state.runbook,
                 "run": self.state.workflow_id,

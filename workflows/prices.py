@@ -2,6 +2,10 @@
 
 List prices in US dollars of the region below, without free tier, savings plans and taxes. An estimate made with them
 says so, and names the date.
+
+Sources, as they stood at that date: https://aws.amazon.com/lambda/pricing/ (Lambda),
+https://www.mongodb.com/docs/atlas/reference/atlas-limits/ (connections, general class; M40 of low CPU takes 4,000),
+https://www.mongodb.com/pricing (clusters on AWS).
 """
 
 from __future__ import annotations

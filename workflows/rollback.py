@@ -125,6 +125,7 @@ class Rollback(Runbook[I]):
                     "stage": self.stage.name,
                     "stack": self.stage.stack,
                     "engine": self.stage.deploy.engine,
+                    "started_at": None,
                     "deployed_at": at,
                     "deployed_by": self.inp.requested_by or self.state.runbook,
                     "run": self.state.workflow_id,

@@ -111,12 +111,13 @@ class ScalingChange(Scaling[I]):
 
     async def _enter_deployment(self, done: Deployed, applied: ReleaseFacts, former: ReleaseFacts) -> None:
         """Enter the deployment, so that a rollback knows it; its undo enters that the former release is live again."""
-        known = {"version": done.version, "code_sha256": done.code_sha256}
+        known = {"version": done.version, "code_sha256": done.code_sha256, "started_at": done.started_at}
 
         def entry(release: ReleaseFacts, at: datetime, **more: Any) -> LedgerEntry:
             return LedgerEntry.model_validate(
                 {
                     **release.model_dump(),
+                    "started_at": None,
                     **more,
                     "release": release.release or release.name,
                     "app": self.stage.deploy.app,

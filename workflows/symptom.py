@@ -94,8 +94,10 @@ class Symptom(Looking[I]):
             tried.add(offer.remedy)
             if not await self._apply(offer, seen, offers, before):
                 continue
+            applied = workflow.now()
             verdict = await self._watch(offer.remedy)
-            seen = await self._diagnose()
+            well_since = self._until() - inp.stable_for
+            seen = await self._diagnose(since=max(applied, well_since) if verdict == "mended" else applied)
             after = self.headline(seen)
             self.facts["after"] = after.text
             if verdict == "mended":

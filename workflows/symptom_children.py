@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from workflows.client_rate_limit_model import ClientRateLimitInput
+from workflows.capacity import largest_pool
+from workflows.client_rate_limit_model import SHORTEST_WATCH, USUAL_WATCH, ClientRateLimitInput
 from workflows.database_migration_model import AddIndex, DatabaseMigrationInput
 from workflows.model import RunbookInput
 from workflows.rollback_model import QuickRollbackInput
@@ -20,9 +21,6 @@ EXECUTIONS = 5
 
 POOL = 100
 """The document's larger pool, where the cluster has room for it."""
-
-HEADROOM = 0.8
-"""Of the cluster's connections: the rest is for a deployment, which has two generations of environments at once."""
 
 
 def child_input(remedy: Remedy, seen: Readings, inp: SymptomInput, reason: str) -> RunbookInput | None:
@@ -53,16 +51,18 @@ def child_input(remedy: Remedy, seen: Readings, inp: SymptomInput, reason: str) 
             wanted = min(2 * size, MOST_MEMORY_MB)
             return VerticalScalingInput.model_validate({**common, "memory_mb": wanted, "window": inp.window})
         case Remedy.CONNECTION_POOL:
-            return ConnectionPoolScalingInput.model_validate(
-                {**common, "max_pool_size": pool_size(seen), "window": inp.window}
-            )
+            size = pool_size(seen)
+            if size is None:
+                return None
+            return ConnectionPoolScalingInput.model_validate({**common, "max_pool_size": size, "window": inp.window})
         case Remedy.LIMIT_CLIENT:
             who = crowd(seen.requests, seen.earlier)
             if who.client is None or who.requests is None:
                 return None
             minutes = seen.window.total_seconds() / 60
             limit = _fair_share(seen, who.client, minutes)
-            given = {**common, "client": who.client, "per_minute": limit, "window": inp.window}
+            watch = max(SHORTEST_WATCH, min(USUAL_WATCH, inp.stable_for))
+            given = {**common, "client": who.client, "per_minute": limit, "window": inp.window, "watch": watch}
             try:
                 return ClientRateLimitInput.model_validate(given)
             except ValueError:  # requests without a key, or an address: nobody that the API could limit
@@ -84,16 +84,20 @@ def _index(seen: Readings) -> AddIndex | None:
     )
 
 
-def pool_size(seen: Readings) -> int:
-    """The largest pool with which every environment's connections fit the cluster, at most the document's 100.
+def pool_size(seen: Readings) -> int | None:
+    """The pool with which all environments that there can be fit the cluster, at most the document's 100.
 
-    On Lambda each environment has a pool of its own, so a larger pool makes exhaustion worse.
+    On Lambda each environment has a pool of its own, so a larger pool makes exhaustion worse. None where that is not
+    known, or would change nothing: ConnectionPoolScaling would refuse it.
     """
-    found, environments = seen.connections, (seen.reports.environments or 1) if seen.reports else 1
-    if found is None or found.current is None or found.available is None:
-        return POOL
-    limit = found.current + found.available
-    return max(1, min(POOL, math.floor(HEADROOM * limit / environments)))
+    found, function = seen.connections, seen.settings
+    if found is None or found.current is None or found.available is None or function is None:
+        return None
+    most = function.reserved if function.reserved is not None else function.account_limit
+    if not most:
+        return None
+    wanted = min(POOL, largest_pool(found.current + found.available, most))
+    return None if wanted == function.max_pool_size else wanted
 
 
 def _fair_share(seen: Readings, client: str, minutes: float) -> int:

@@ -12,7 +12,7 @@ from temporalio import workflow
 from activities.database import Database
 from activities.deployment_models import FindTarget
 from activities.deployments import Deployments
-from activities.function_settings import FunctionLimits
+from activities.function_capacity import FunctionCapacity
 from activities.metrics import Window
 from activities.profiler import Profiler
 from activities.symptom_logs import SymptomLogs
@@ -47,7 +47,10 @@ DIAGNOSTICS = (
 """The document's diagnostic steps. They run side by side."""
 
 _ROLLING = timedelta(minutes=1)
-"""The end of a deployment: its traffic moves before it is said to be finished."""
+"""The end of a deployment of which no start is recorded: its traffic moves before it is said to be finished."""
+
+
+_SHORTEST = timedelta(seconds=1)
 
 
 class Looking(Runbook[I]):
@@ -72,12 +75,18 @@ class Looking(Runbook[I]):
         """CloudWatch is behind by so much."""
         return workflow.now() - self.stage.rollback.metrics_delay
 
-    async def _diagnose(self) -> Readings:
-        """Everything that does not wait for one another, side by side. A source that is down is reported."""
+    async def _diagnose(self, since: datetime | None = None) -> Readings:
+        """Everything that does not wait for one another, side by side. A source that is down is reported.
+
+        ``since``: nothing before it is looked at, because a remedy was applied then.
+        """
         self._enter(Phase.LOOKING)
         end = self._until()
-        window = Window(stage=self.stage, start=end - self.inp.window, end=end)
-        earlier = window.model_copy(update={"start": window.start - self.inp.window, "end": window.start})
+        start = end - self.inp.window
+        if since is not None:
+            start = min(max(start, since), end - _SHORTEST)
+        window = Window(stage=self.stage, start=start, end=end)
+        earlier = window.model_copy(update={"start": window.start - window.length, "end": window.start})
         requests, gateway = RequestsAsked(window=window), RequestsAsked(window=window, source="gateway")
         (
             (latency, errors, reports, kinds, settings),
@@ -89,7 +98,7 @@ class Looking(Runbook[I]):
                 self.observe("errors", SymptomMetrics.error_minutes, window),
                 self.observe("reports", SymptomLogs.reports, window),
                 self.observe("kinds", SymptomLogs.errors, window),
-                self.observe("settings", FunctionLimits.settings, self.stage),
+                self.observe("settings", FunctionCapacity.capacity, self.stage),
             ),
             asyncio.gather(
                 self.observe("requests", SymptomLogs.requests, requests),
@@ -103,7 +112,7 @@ class Looking(Runbook[I]):
             ),
         )
         seen = Readings(
-            window=self.inp.window,
+            window=window.length,
             latency=latency,
             errors=errors,
             reports=reports,
@@ -162,7 +171,7 @@ class Looking(Runbook[I]):
         worse: bool | None = None
         note = "not measured"
         if at is not None and recent:
-            end = at - min(_ROLLING, self.inp.window / 6)
+            end = target.current.started_at or at - _ROLLING
             window = Window(stage=self.stage, start=end - self.inp.window, end=end)
             before = await self.measure("before-deployment", window)
             worse, note = before.well, before.text

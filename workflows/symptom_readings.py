@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from activities.database import Connections
+from activities.function_capacity import FunctionState
 from activities.symptom_models import (
     ErrorKinds,
     ErrorMinutes,
-    FunctionSettings,
     LatencyParts,
     Reports,
     Requests,
@@ -68,7 +68,7 @@ class Readings:
     reports: Reports | None = None
     slow: SlowQueries | None = None
     connections: Connections | None = None
-    settings: FunctionSettings | None = None
+    settings: FunctionState | None = None
     requests: Requests | None = None
     earlier: Requests | None = None
     """The same, over as long a time just before."""

@@ -11,7 +11,6 @@ import httpx
 import pytest
 
 from activities.clients import Aws
-from activities.function_settings import FunctionLimits
 from activities.metrics import Window
 from activities.stage import Stage
 from activities.symptom_logs import SymptomLogs, counted, reported
@@ -139,8 +138,6 @@ def test_the_whole_way_in_the_embedded_aws(stage: Stage, aws: Aws, site: Site) -
     assert (errors.requests, errors.failed, errors.refused, errors.rate) == (8, 0, 2, 0.0)
     kinds = environment().run(logs.errors, window)
     assert kinds.total == 0
-    settings = environment().run(FunctionLimits(aws.functions).settings, stage)
-    assert (settings.memory_mb, settings.timeout_s, settings.reserved, settings.provisioned) == (512, 30, None, None)
 
 
 def test_what_is_not_there_is_said(stage: Stage, aws: Aws) -> None:

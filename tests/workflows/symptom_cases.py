@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from activities.database import Connections
+from activities.function_capacity import FunctionState
 from activities.symptom_models import (
     ClientCount,
     ErrorKind,
     ErrorKinds,
     ErrorMinutes,
-    FunctionSettings,
     LatencyParts,
     Reports,
     Requests,
@@ -75,6 +75,11 @@ def slow(*queries: SlowQuery, total_ms: float | None = None) -> SlowQueries:
     return SlowQueries(summary="", source="profiler", count=count, total_ms=total, seconds=60, queries=tuple(queries))
 
 
+def function(**more: Any) -> FunctionState:
+    given: dict[str, Any] = {"summary": "", "version": "2", "memory_mb": 512, "timeout_s": 30, "account_limit": 1000}
+    return FunctionState(**given | more)
+
+
 def database(current: int = 10, available: int | None = 490, ping: float = 2.0) -> Connections:
     return Connections(summary="", current=current, available=available, ping_ms=ping, server="MongoDB 8")
 
@@ -120,7 +125,7 @@ WELL = Readings(
     reports=reports(),
     slow=slow(),
     connections=database(),
-    settings=FunctionSettings(summary="", memory_mb=512, timeout_s=30),
+    settings=function(),
     requests=requests({200: 1800}, {"k1": 600, "k2": 600, "k3": 600}, s200_sessions=1800),
     earlier=requests({200: 1700}, {"k1": 600, "k2": 550, "k3": 550}, s200_sessions=1700),
     kinds=ErrorKinds(summary="", total=0),
@@ -198,7 +203,7 @@ SCENARIOS: dict[str, tuple[Readings, set[Remedy], set[Remedy]]] = {
         {Remedy.ROLL_BACK, Remedy.FIX_CODE},
     ),
     "the function's own time-out": (
-        but(reports=reports(timeouts=20), settings=FunctionSettings(summary="", memory_mb=512, timeout_s=10)),
+        but(reports=reports(timeouts=20), settings=function(timeout_s=10)),
         {Remedy.TIMEOUT, Remedy.ASYNC_JOBS},
         {Remedy.PROVISIONED_CONCURRENCY},
     ),

@@ -17,6 +17,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from activities.database import Connections
 from activities.deployment_models import FindTarget, RollbackTarget
+from activities.function_capacity import FunctionState
 from activities.incidents import Opened, OpenIncident
 from activities.messages import Announcement, Attempt, Delivery, TicketRef, TicketRequest
 from activities.metrics import Window
@@ -26,7 +27,6 @@ from activities.stage import Stage
 from activities.symptom_models import (
     ErrorKinds,
     ErrorMinutes,
-    FunctionSettings,
     LatencyParts,
     Minute,
     ProfilerLevel,
@@ -150,8 +150,8 @@ class World:
     async def connections(self, _stage: Stage) -> Connections:
         return self.give("database", self.readings().connections)
 
-    @activity.defn(name="functions.settings")
-    async def settings(self, _stage: Stage) -> FunctionSettings:
+    @activity.defn(name="functions.capacity")
+    async def settings(self, _stage: Stage) -> FunctionState:
         return self.give("settings", self.readings().settings)
 
     @activity.defn(name="profiler.level")

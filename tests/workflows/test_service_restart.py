@@ -197,6 +197,38 @@ async def test_abort_and_cancel_give_traffic_back(client: Client, how: str) -> N
     assert world.limits == [0, None]
 
 
+async def test_aborted_or_cancelled_at_any_boundary_traffic_comes_back(client: Client) -> None:
+    """After each activity the run ever makes, in a run of its own each time; by turns, for both go the same way."""
+
+    async def stop_after(number: int) -> str | None:
+        how = ("abort", "cancel")[number % 2]
+        world, run = RestartWorld(cured), f"{how}-{number}-{uuid.uuid4()}"
+        ended: list[str] = []
+
+        async def at(count: int, name: str) -> None:
+            if count == number:
+                ended.append(name)
+                handle = client.get_workflow_handle(run)
+                await (handle.cancel() if how == "cancel" else handle.signal("abort", {"by": "bob"}))
+
+        async with working(client, world, Boundaries(run, at)) as queue:
+            world.answer = lambda: client.get_workflow_handle(run).signal("approve", {"by": "bob"})
+            handle = await begin(client, queue, run, **QUICK, ladder=[2])
+            with contextlib.suppress(WorkflowFailureError):  # stopped when all was done, it is simply done
+                await asyncio.wait_for(handle.result(), 90)
+            assert world.reserved is None, ended
+        return ended[0] if ended else None
+
+    names: list[str] = []
+    for first in range(1, 60, 12):
+        found = await asyncio.gather(*(stop_after(n) for n in range(first, first + 12)))
+        names += [name for name in found if name]
+        if None in found:
+            break
+    for step in ("settings", "stop-traffic", "restart", "redeploy", "let-in-2", "judge-2", "give-back"):
+        assert step in names, names
+
+
 async def test_a_limit_that_somebody_set_meanwhile_is_left(client: Client) -> None:
     world = RestartWorld(cured)
     async with working(client, world) as queue:

@@ -25,12 +25,16 @@ from tests.workflows.symptom_cases import (
     WELL,
     WRONG_CALL,
     but,
+    database,
     errors,
+    function,
     latency,
     reports,
     requests,
     slow,
 )
+from workflows.capacity import pool
+from workflows.symptom_children import pool_size
 from workflows.symptom_errors import crowd, missing_routes, picture, sustained
 from workflows.symptom_readings import Readings, take_apart
 from workflows.symptom_recovery import Recovery
@@ -278,3 +282,26 @@ def test_never_mended_without_so_many_good_slices_after_the_last_bad_one(wells: 
         seen = wells[: n + 1]
         since = seen[len(seen) - seen[::-1].index(False) :] if False in seen else seen
         assert (verdict == "mended") == (since.count(True) >= 3) or "mended" in verdicts[:n]
+
+
+# --- what a remedy's own runbook is started with --------------------------------------------------------------------
+
+
+POOL_IN_CODE = 100
+
+
+@given(
+    st.integers(0, 2000),
+    st.integers(0, 2000) | st.none(),
+    st.integers(0, 3000) | st.none(),
+    st.integers(0, 3000) | st.none(),
+    st.integers(1, 200) | st.none(),
+)
+def test_the_pool_that_is_offered_is_never_refused_by_its_runbook(
+    current: int, available: int | None, reserved: int | None, account: int | None, now: int | None
+) -> None:
+    state = function(reserved=reserved, account_limit=account, max_pool_size=now)
+    seen = but(connections=database(current, available), settings=state)
+    size = pool_size(seen)
+    if size is not None and size != (now or POOL_IN_CODE):
+        assert pool(size, now or POOL_IN_CODE, state, seen.reports, seen.connections, None).refused is None

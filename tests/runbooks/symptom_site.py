@@ -1,0 +1,86 @@
+"""A stage with steady traffic, on which symptoms are made for real."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sandbox.traffic import Traffic
+from tests.patience import eventually
+from tests.runbooks.conftest import WorkerProcess
+from tests.runbooks.site import Site, until
+from workflows.model import RunbookResult
+
+HURRY = {
+    "RUNBOOKS_STAGES__PRODUCTION__ROLLBACK__ERROR_WINDOW": "PT4S",
+    "RUNBOOKS_STAGES__PRODUCTION__ROLLBACK__METRICS_DELAY": "PT2S",
+}
+"""A worker that does not let traffic run for long after a rollback."""
+
+_UNSEEN = timedelta(seconds=5)
+"""The end of the log that a run leaves out: the metrics' delay, and up to two seconds that Insights rounds away."""
+
+
+@contextmanager
+def hurrying(worker: WorkerProcess) -> Iterator[None]:
+    before = dict(worker.environment)
+    worker.stop()
+    worker.environment |= HURRY
+    worker.start()
+    yield
+    worker.stop()
+    worker.environment.clear()
+    worker.environment |= before
+    worker.start()
+
+
+@contextmanager
+def traffic(site: Site, rate: float, client: int = 0) -> Iterator[Traffic]:
+    driving = site.house.traffic("production", rate, 600, client)
+    try:
+        yield driving
+    finally:
+        driving.stop()
+
+
+async def logged(site: Site, statuses: str, least: int, since: datetime, patience: float = 120) -> None:
+    """Until a run that begins now sees so many answers with statuses that begin so.
+
+    What clients were just answered is no measure: the log is behind, and a run does not look at its very end.
+    """
+    group = tomllib.loads(site.house.layout.settings.read_text())["stages"][site.stage]["log_group"]
+    pages, start = site.aws("logs").get_paginator("filter_log_events"), int(since.timestamp() * 1000)
+
+    async def seen() -> bool:
+        found, end = 0, int((now() - _UNSEEN).timestamp() * 1000)
+        if end <= start:
+            return False
+        asked = pages.paginate(logGroupName=group, startTime=start, endTime=end, filterPattern='"statusCode"')
+        for page in asked:
+            for event in page["events"]:
+                if event["message"].startswith("{"):
+                    found += str(json.loads(event["message"]).get("statusCode", "")).startswith(statuses)
+        return found >= least
+
+    await eventually(seen, f"{least} answers of {statuses}.. in {group}", patience, every=0.5)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def approve(site: Site, run: str, gate: str, patience: float = 120) -> dict[str, Any]:
+    handle = site.client.get_workflow_handle(run)
+    state = await until(handle, lambda s: (found := s.open_gate()) is not None and found.id == gate, patience)
+    await handle.signal("approve", {"by": "bob", "gate": gate})
+    gate_now = state.open_gate()
+    assert gate_now is not None
+    return dict(gate_now.plan)
+
+
+def done(result: RunbookResult) -> dict[str, bool]:
+    return {item.id: item.done for item in result.checklist}
