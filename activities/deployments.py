@@ -79,7 +79,8 @@ class Deployments:
         the update that failed.
 
         Raises:
-            NoTarget: there is no such release, or it is live already. The message says what to do.
+            NoTarget: there is no such release. The message says what to do.
+            AlreadyLive: it is what runs now.
             NothingToContinue: strategy ``cloudformation`` and the stack is in no state to continue from.
         """
         stage = wanted.stage
@@ -350,7 +351,7 @@ class Deployments:
             )
         same_version = chosen.release.version == current.version
         if is_live(chosen.release, current) and (same_version or wanted.strategy != "alias"):
-            raise lasting(f"{chosen.release.name} is live already. Name another release as 'to'", type="NoTarget")
+            raise lasting(f"{chosen.release.name} is live already. Name another release as 'to'", type="AlreadyLive")
         return chosen
 
     @staticmethod

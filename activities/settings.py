@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from activities.contacts import Contacts
 from activities.stage import PublicKey, SecretRef, Stage
 
 
@@ -150,6 +151,7 @@ class Settings(BaseSettings):
     rehearsal: Rehearsal = Rehearsal()
     encryption: Encryption | None = Field(None, description="Of histories; they are readable when absent")
     receiver: Receiver | None = Field(None, description="Takes alerts over HTTP; none does when absent")
+    contacts: Contacts = Field(default_factory=Contacts, description="Who to call, for 'runbooks contacts'")
     task_queue: str = "runbooks"
     stages: dict[str, Stage] = Field(default_factory=dict)
     approvers: dict[str, PublicKey] = Field(

@@ -12,11 +12,13 @@ from typer.exceptions import TyperException
 from starters import operator_commands, run_commands
 from starters.catalog import Catalog, catalog
 from starters.codec_commands import codec
+from starters.contacts import contacts
 from starters.demo import demo
 from starters.doctor import doctor
 from starters.incident_commands import incident
 from starters.keys import keys
 from starters.problems import EXIT_CODES, Code, explained
+from starters.quick import quick
 from starters.sandbox_commands import sandbox
 from starters.schedule_commands import schedules
 from workflows.catalog import RUNBOOKS
@@ -40,6 +42,7 @@ _PANELS: dict[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
         ("locks", run_commands.locks),
         ("examples", run_commands.examples),
         ("doctor", doctor),
+        ("contacts", contacts),
     ),
     "Answer and steer": (
         ("approve", operator_commands.approve),
@@ -65,6 +68,7 @@ for _panel, _commands in _PANELS.items():
 app.add_typer(incident, name="incident", rich_help_panel="Answer and steer", epilog=EXIT_CODES)
 app.add_typer(keys, name="keys", rich_help_panel="Answer and steer", epilog=EXIT_CODES)
 app.add_typer(codec, name="codec", rich_help_panel="Answer and steer", epilog=EXIT_CODES)
+app.add_typer(quick, name="quick", rich_help_panel="Runs", epilog=EXIT_CODES)
 app.add_typer(schedules, name="schedules", rich_help_panel="Runs", epilog=EXIT_CODES)
 app.add_typer(sandbox, name="sandbox", rich_help_panel="Try it", epilog=EXIT_CODES)
 

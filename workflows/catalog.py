@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from workflows.api_key_rotation import ApiKeyRotation
+from workflows.backup_check import BackupCheck
 from workflows.batched_update import BatchedUpdate
 from workflows.canary_rollback import CanaryRollback
 from workflows.client_rate_limit import ClientRateLimit
@@ -13,6 +14,7 @@ from workflows.database_backup import DatabaseBackup
 from workflows.database_credential_rotation import DatabaseCredentialRotation
 from workflows.database_migration import DatabaseMigration
 from workflows.database_restore import DatabaseRestore
+from workflows.deploy import Deploy
 from workflows.diagnosis import Diagnosis
 from workflows.high_error_rate import HighErrorRate
 from workflows.high_memory_usage import HighMemoryUsage
@@ -34,11 +36,13 @@ from workflows.vertical_scaling import VerticalScaling
 RUNBOOKS: tuple[type[Runbook[Any]], ...] = (
     QuickRollback,
     CanaryRollback,
+    Deploy,
     DatabaseMigration,
     BatchedUpdate,
     DatabaseBackup,
     DatabaseRestore,
     RestoreDrill,
+    BackupCheck,
     PerformanceDegradation,
     HighMemoryUsage,
     HighErrorRate,

@@ -53,7 +53,7 @@ def test_without_a_ledger_the_published_versions_decide_and_a_first_release_has_
     assert found.sources["target"] == "published version 1 of the function"
     found = environment().run(site.deployments.find_target, find.model_copy(update={"to": "1"}))
     assert found.target.release == GOOD
-    assert refused(site.deployments.find_target, find.model_copy(update={"to": "2"})).type == "NoTarget"
+    assert refused(site.deployments.find_target, find.model_copy(update={"to": "2"})).type == "AlreadyLive"
     assert "is 'v9'" in refused(site.deployments.find_target, find.model_copy(update={"to": "v9"})).message
 
 
