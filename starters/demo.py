@@ -20,6 +20,7 @@ from starters.demo_incident import Outage
 from starters.demo_migration import Migration
 from starters.demo_play import STAGE, Play, percent
 from starters.demo_rotation import Rotation
+from starters.demo_symptoms import Errors, Slow
 from starters.output import AsJson, Output
 from workflows.canary_judge import Limits
 from workflows.canary_model import CanaryRollbackInput
@@ -39,6 +40,8 @@ class Scenario(StrEnum):
     SCALE = "scale"
     ROTATION = "rotation"
     INCIDENT = "incident"
+    SLOW = "slow"
+    ERRORS = "errors"
 
 
 class _Rollback(Play):
@@ -79,6 +82,8 @@ _PLAYS: dict[Scenario, type[Play]] = {
     Scenario.SCALE: Scale,
     Scenario.ROTATION: Rotation,
     Scenario.INCIDENT: Outage,
+    Scenario.SLOW: Slow,
+    Scenario.ERRORS: Errors,
 }
 
 
@@ -90,7 +95,8 @@ def demo(
             "migration: 50,000 documents, a killed worker, an abort that is undone. "
             "restart: all traffic stopped, the worker killed, and traffic back. scale: no cold starts for a while. "
             "rotation: new API keys, a grace of seconds instead of 30 days, the old ones refused. "
-            "incident: a dead release, from the alarm to the post-mortem."
+            "incident: a dead release, from the alarm to the post-mortem. "
+            "slow: a missing index is found and built. errors: a bad release is told from all else, and rolled back."
         ),
     ] = Scenario.ROLLBACK,
     auto_approve: Annotated[bool, typer.Option("--auto-approve", help="Answer the run's questions with yes.")] = False,

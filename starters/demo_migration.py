@@ -110,7 +110,7 @@ class Migration(Play):
         if begun is not None:
             begun.append(started.id)
         self._output.line(f"  the run in the Temporal UI: {started.ui}")
-        self._watch(started)
+        self._watch(started.id)
         return connected(lambda session: runs.ended(session, started.id))
 
     def _share_of(self, events: Events, value: str, share: float) -> Callable[[], bool]:

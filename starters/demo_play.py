@@ -84,7 +84,7 @@ class Play:
         started = self.begin(before)
         self._output.line(f"  the run in the Temporal UI: {started.ui}")
         with self.meanwhile(child, traffic):
-            state = self._watch(started)
+            state = self._watch(started.id)
         end = connected(lambda session: runs.ended(session, started.id))
 
         after = self._measured(traffic, 1)
@@ -116,17 +116,23 @@ class Play:
     def afterwards(self, house: House, end: Ended) -> None:
         """What is to be seen when the run has ended."""
 
-    def _watch(self, started: Started) -> RunState | None:
+    def below(self, _run: str, _gate: Gate) -> str | None:
+        """The run below that asks next, where a yes at this gate begins one."""
+        return None
+
+    def _watch(self, run: str) -> RunState | None:
         """Show the run, and answer its questions or let them be answered."""
         follower = Follower(self._output)
         while True:
-            state = connected(lambda session: follower.follow(session, started.id, until_gate=True))
+            state = connected(lambda session: follower.follow(session, run, until_gate=True))
             gate = state.open_gate() if state else None
             if gate is None:
                 return state
             decision = self._answer(gate)
-            said = connected(lambda session, sent=decision: runs.update(session, started.id, "decide", sent))  # type: ignore[misc]
+            said = connected(lambda session, sent=decision: runs.update(session, run, "decide", sent))  # type: ignore[misc]
             self._aside(f"{decision.by} answers {decision.decision}: {said}")
+            if decision.decision == "approve" and (child := self.below(run, gate)):
+                self._watch(child)
 
     def _answer(self, gate: Gate) -> Decision:
         yes = True

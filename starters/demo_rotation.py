@@ -65,7 +65,7 @@ class Rotation(Play):
         started = connected(lambda session: runs.begin(session, self.runbook, request))
         self._output.line(f"  the run in the Temporal UI, its timers named: {started.ui}")
         self._clients = clients
-        self._watch(started)
+        self._watch(started.id)
         end = connected(lambda session: runs.ended(session, started.id))
         return self._end(house, old, end, started.ui)
 

@@ -13,7 +13,7 @@ from activities.load_models import LoadOrder, LoadReport
 from activities.logs import Logs
 from activities.metrics import Metrics, Window
 from workflows import policy
-from workflows.load_verdict import charts, problems
+from workflows.load_verdict import charts, problems, thinned
 from workflows.model import Kind, Phase, RunbookResult, StepSpec
 from workflows.runbook import Runbook, RunbookSpec
 from workflows.scaling_model import LoadTestInput
@@ -108,6 +108,7 @@ class LoadTest(Runbook[LoadTestInput]):
         said = problems(found, inp.max_error_rate, inp.max_p95_ms)
         self.check("passed", not said, "; ".join(said) or found.summary)
         self.charts += charts(found)
+        self.charts_above = [thinned(chart) for chart in self.charts]
         self.facts |= {
             "passed": not said,
             "requests": found.sent,

@@ -59,3 +59,14 @@ def charts(found: LoadReport, title: str = "Load test") -> list[Chart]:
         Chart(title=f"{title}: answers", unit="", lines=lines),
         Chart(title=f"{title}: p95", unit="ms", lines=(Line(name="p95", points=p95),)),
     ]
+
+
+def thinned(chart: Chart, most: int = 120) -> Chart:
+    """The chart with no more than about so many points a line: every n-th, and the last."""
+
+    def few(line: Line) -> Line:
+        step = max(1, len(line.points) // most)
+        kept = line.points[::step]
+        return line.model_copy(update={"points": kept if kept[-1:] == line.points[-1:] else (*kept, line.points[-1])})
+
+    return chart.model_copy(update={"lines": tuple(few(line) for line in chart.lines)})

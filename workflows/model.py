@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from activities.charts import Chart
+
 Scalar = str | int | float | bool | None
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
 Person = Annotated[
@@ -226,6 +228,7 @@ class RunbookResult(BaseModel):
     would_change: list[str] = Field(default_factory=list, description="Dry run: each change that was not made")
     left_undone: list[str] = Field(default_factory=list)
     report: dict[str, str] = Field(default_factory=dict)
+    charts: tuple[Chart, ...] = Field((), description="For the report of the run above, where this was a part of it")
 
 
 # --- what operators send: tolerant of how it is typed, strict about what it means ------------------------------------

@@ -282,6 +282,7 @@ class Runbook(Queueing[I]):
             would_change=self._would,
             left_undone=state.left_undone,
             report=state.report,
+            charts=tuple(self.charts_above),
         )
 
     async def _record(self) -> None:

@@ -222,6 +222,7 @@ class Scaling(Runbook[I]):
         self._staged = await self.run_child(
             "rehearse", self.state.runbook, child, undo=lambda result: self.way_back(staging, result)
         )
+        self.charts += self._staged.charts
         figures = self._staged.facts
         tested = figures.get("load p95 after") is not None
         self.check("load-test", tested, self._staged.summary if tested else "no load test was made (dry run)")
@@ -242,7 +243,12 @@ class Scaling(Runbook[I]):
                 "dry_run": self.inp.dry_run,
             }
         )
-        self._loads[step] = await self.run_child(step, "LoadTest", test)
+        self._loads[step] = done = await self.run_child(step, "LoadTest", test)
+        when = "before" if step == _LOADS[0] else "after"
+        for chart in done.charts:
+            title = chart.title.replace("Load test", f"Load test of {self.inp.stage} {when} the change")
+            self.charts.append(chart.model_copy(update={"title": title}))
+        self.charts_above = list(self.charts)
 
     def load_compared(self) -> Compared:
         figures = [self._loads[step].facts.get("p95_ms") if step in self._loads else None for step in _LOADS]

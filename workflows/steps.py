@@ -54,6 +54,8 @@ class Steps(OperatorSurface, Generic[I]):
         super().__init__()
         self.facts: dict[str, Scalar] = {}
         self.charts: list[Chart] = []
+        self.charts_above: list[Chart] = []
+        """What the run that began this one shows in its report, too. It goes through the history: few points."""
         self._undos: list[tuple[str, Undo]] = []
         self._would: list[str] = []
         self._background: list[asyncio.Task[None]] = []

@@ -35,6 +35,8 @@ async def test_memory_goes_to_staging_first_and_is_measured_there_and_here(tempo
     assert world.alarm < 3000, "the alarm follows the quicker service"
     assert [drift.state for drift in world.drifts] == ["open", "open"], "staging and production drift"
     assert result.facts["improved"] is True
+    assert "Load test of staging-" in world.reports[-1]["html"]
+    assert world.reports[-1]["html"].count("<svg") == 4, "answers and p95, before the change and after it"
     assert "2025-11" in str(result.facts["cost"])
     await keep(handle, "VerticalScaling", "direct")
     await keep(temporal.client.get_workflow_handle(f"{handle.id}/rehearse"), "VerticalScaling", "rehearsal")
