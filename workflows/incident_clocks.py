@@ -178,9 +178,22 @@ def relapse(book: Book, policy: IncidentPolicy, now: datetime) -> None:
 
 def next_due(book: Book, policy: IncidentPolicy) -> datetime | None:
     """The next moment at which :func:`take` has something to give."""
-    moments = [clock.due for clock in book.clocks if clock.runs]
-    moments += [at for at in (_page_at(book), _ack_expires_at(book, policy), _update_at(book, policy)) if at]
-    return min(moments, default=None)
+    return min((at for at, _ in upcoming(book, policy)), default=None)
+
+
+def upcoming(book: Book, policy: IncidentPolicy) -> list[tuple[datetime, str]]:
+    """All that is due some time, soonest first, in words."""
+    found = [
+        (clock.due, f"{clock.severity} {clock.id}: {clock.title}, or it is missed")
+        for clock in book.clocks
+        if clock.runs
+    ]
+    others = (
+        (_page_at(book), "the next person is called"),
+        (_ack_expires_at(book, policy), "the acknowledgement expires without a sign of work"),
+        (_update_at(book, policy), "a status update"),
+    )
+    return sorted([*found, *((at, what) for at, what in others if at is not None)])
 
 
 def take(book: Book, policy: IncidentPolicy, now: datetime) -> list[Event]:

@@ -292,7 +292,8 @@ class Response(Desk):
                 self.say(f"stable: good for {length(stable_for)}")
                 incident_clocks.reach(self.book, self.policy, "stable", workflow.now())
                 self.check("monitor", True, f"good for {length(stable_for)}")
-                self.announce(f"stable-{self.book.episode}", "Stable", self._standing())
+                if self.situation.was_bad and self._told_now():
+                    self.announce(f"stable-{self.book.episode}", "Stable", self._standing())
                 self.news()
             case Turn.RELAPSED:
                 self._break_out(text)
@@ -302,6 +303,11 @@ class Response(Desk):
                 await self.look_again()
             case Turn.NONE:
                 return
+
+    def _told_now(self) -> bool:
+        """Whether people are told at this hour: of what is mild only while they are at work."""
+        mild, now = self.policy.rule(self.book.severity).business_hours, workflow.now()
+        return not mild or incident_clocks.in_business_hours(self.policy, now) == now
 
     async def look_again(self) -> None:
         """A second diagnosis: what was frozen at first stays as it is."""

@@ -182,18 +182,41 @@ def page(situation: Situation, policy: IncidentPolicy, workflow_id: str) -> str:
     who = ", ".join(f"{escape(role)} {escape(person)}" for role, person in situation.roles.items()) or "nobody yet"
     on_it = f"{escape(book.responder)} is on it" if book.responder else "**nobody has acknowledged**"
     lines = [f"## {mark}{book.severity}: {escape(situation.headline)}", f"In command: {who} · {on_it}"]
-    if situation.conclusion is not None:
-        lines.append(escape(situation.conclusion.summary))
     if situation.cause:
         lines.append(f"Cause: {escape(situation.cause)}")
+    elif situation.conclusion is not None:
+        lines.append(_concluded(situation.conclusion))
+    if situation.tried:
+        lines.append("\n".join(f"- {escape(_tried(tried))}" for tried in situation.tried))
     if book.reached("resolved"):
         lines.append(_after(situation))
     else:
-        due = incident_clocks.next_due(book, policy)
-        lines.append(f"Next: {clock(due)} UTC" if due else "Nothing is due")
+        if situation.looks:
+            look = situation.looks[-1]
+            lines.append(f"Last seen {clock(look.at)}: {'' if look.good else '**bad**, '}{escape(look.text)}")
+        due = incident_clocks.upcoming(book, policy)[:1]
+        lines.append("".join(f"Next, {clock(at)} UTC: {escape(what)}" for at, what in due) or "Nothing is due")
     lines.append(_clocks(book))
     lines.append(_ways(workflow_id, book))
     return "\n\n".join(lines)
+
+
+def _concluded(found: Conclusion) -> str:
+    """What was found, the likeliest causes with both sides, and what is no way out."""
+    lines = [escape("; ".join(found.symptoms) or found.summary)]
+    for cause in [cause for cause in found.causes if cause.supports][:2]:
+        against = f"; against it: {'; '.join(cause.against)}" if cause.against else ""
+        lines.append(f"- **{escape(cause.text)}** ({cause.score:.0%}): {escape('; '.join(cause.supports) + against)}")
+    lines += [f"- deployed: {escape(text)}" for text in found.deployments[:2]]
+    lines += [f"- cannot help: {escape(refused.runbook)}, {escape(refused.why)}" for refused in found.refused]
+    lines += [f"- **not read**: {escape(text)}" for text in found.failed]
+    lines += [f"- **a data problem**: {escape(text)}" for text in found.impossible]
+    return "\n".join(lines)
+
+
+def _tried(tried: Tried) -> str:
+    helped = {True: ", helped", False: ", did not help", None: ""}[tried.helped]
+    return f"{tried.runbook} ({tried.why}): {tried.state}{helped}" + (f". {tried.outcome}" if tried.outcome else "")
 
 
 def _clocks(book: Book) -> str:

@@ -28,6 +28,15 @@ async def test_p1_from_the_alarm_to_resolved(temporal: WorkflowEnvironment) -> N
         async with working(temporal.client, world) as queue:
             handle = await begin(temporal.client, queue, severity="P1", detected_by="alarm errors-high")
             state = await until(handle, lambda s: s.open_gate() is not None)
+            shown = (await handle.query("__temporal_workflow_metadata")).current_details
+            for line in (
+                "## P1: more 500s",
+                "nobody has acknowledged",
+                "the newest deployment",
+                "cannot help:",
+                "Next, ",
+            ):
+                assert line in shown, shown
             plan = state.open_gate().plan  # type: ignore[union-attr]
             assert (plan["runbook"], plan["from"], plan["to"]) == (
                 "QuickRollback",
