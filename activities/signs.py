@@ -56,7 +56,8 @@ _SAMPLES = 5
 _MOST_ROUTES = 10
 _REPORT = re.compile(r"Max Memory Used: (?P<used>\d+) MB")
 _INIT = re.compile(r"Init Duration: (?P<ms>[\d.]+) ms")
-_ACCESS_ERRORS = "{ $.status >= 500 }"
+_ACCESS_ERRORS = '{ ($.status >= 500) || ($.status = "5*") }'
+"""Most formats have the status in quotes, and a text is never greater than a number."""
 _IDENTIFIER = re.compile(r"(?<=/)(?:[0-9a-f]{8,}|\d+|[0-9a-f-]{36})(?=/|$)")
 
 
@@ -202,7 +203,7 @@ class Signs:
             return GatewayLog(summary=f"log group {group} does not exist")
         except TooMuchError:
             return GatewayLog(summary=f"{group} holds more lines than can be read at once: take a shorter window")
-        routes = _most(_route(line) for line in lines)
+        routes = _most(_route(line, window.stage.gateway.stage) for line in lines)
         told = ", ".join(f"{route} ({count})" for route, count in routes.items()) or "none"
         return GatewayLog(summary=f"routes that answered 5xx: {told}", routes=routes)
 
@@ -325,7 +326,9 @@ def _client(line: str) -> str | None:
     return _field(line, lambda record: str(record["apiKeyId"]) if record.get("apiKeyId") else None)
 
 
-def _route(line: str) -> str | None:
-    """``GET /sessions/{id}`` of an access log line; identifiers in the path are one route."""
-    found = _field(line, lambda record: f"{record.get('method', '?')} {record.get('path', '?')}")
+def _route(line: str, prefix: str | None) -> str | None:
+    """``GET /sessions/{id}`` of an access log line, without the stage; identifiers in the path are one route."""
+    found = _field(
+        line, lambda record: f"{record.get('method', '?')} {str(record.get('path', '?')).removeprefix(f'/{prefix}')}"
+    )
     return _IDENTIFIER.sub("{id}", found) if found else None

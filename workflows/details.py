@@ -139,13 +139,13 @@ def _wait(workflow_id: str, wait: Wait) -> str:
     )
 
 
-_APART = "\u00a0"
+APART = "\u00a0"
 """Between columns, because the Temporal UI draws tables without any room between them."""
 
 
 def _steps(steps: list[Step]) -> str:
     rows = "\n".join(
-        f"| {MARKS[step.state]}{_APART} | {escape(step.title)}{_APART} | {step.kind}{_APART} | {step.state}{_APART} "
+        f"| {MARKS[step.state]}{APART} | {escape(step.title)}{APART} | {step.kind}{APART} | {step.state}{APART} "
         f"| {escape(step.summary or '')} |"
         for step in steps
     )

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from activities.incident_policy import IncidentPolicy, Milestone, SeverityName
 from workflows import incident_clocks
-from workflows.details import clock, escape, length
+from workflows.details import APART, clock, escape, length
 from workflows.diagnosis_model import Conclusion, Readings
 from workflows.incident_clocks import Book
 from workflows.model import TimelineEntry
@@ -203,7 +203,7 @@ def page(situation: Situation, policy: IncidentPolicy, workflow_id: str) -> str:
 
 def _concluded(found: Conclusion) -> str:
     """What was found, the likeliest causes with both sides, and what is no way out."""
-    lines = [escape("; ".join(found.symptoms) or found.summary)]
+    lines = [escape("; ".join(found.symptoms) or found.summary), ""]
     for cause in [cause for cause in found.causes if cause.supports][:2]:
         against = f"; against it: {'; '.join(cause.against)}" if cause.against else ""
         lines.append(f"- **{escape(cause.text)}** ({cause.score:.0%}): {escape('; '.join(cause.supports) + against)}")
@@ -230,7 +230,8 @@ def _clocks(book: Book) -> str:
             state = "✘ **missed**"
         else:
             state = "⏳"
-        rows.append(f"| {one.severity} | {escape(one.title)} | {one.due:%d %b} {clock(one.due)} | {state} |")
+        due = f"{one.due:%d %b} {clock(one.due)}"
+        rows.append(f"| {one.severity}{APART} | {escape(one.title)}{APART} | {due}{APART} | {state} |")
     return "| | clock | due (UTC) | |\n|---|---|---|---|\n" + "\n".join(rows) if rows else "No clock runs."
 
 
@@ -247,12 +248,12 @@ def _after(situation: Situation) -> str:
 def _ways(workflow_id: str, book: Book) -> str:
     if book.reached("resolved"):
         return (
-            f"`runbooks incident action {workflow_id} add 'what has to be done' --owner NAME` · "
-            f"`runbooks incident held {workflow_id}`"
+            f"- `runbooks incident action {workflow_id} add 'what has to be done' --owner NAME`\n"
+            f"- `runbooks incident held {workflow_id}`"
         )
     return (
-        f"`runbooks incident ack {workflow_id}` · `runbooks incident command {workflow_id}` · "
-        f"`runbooks incident severity {workflow_id} P2 --reason WHY` · `runbooks incident resolve {workflow_id}`"
+        f"- `runbooks incident ack {workflow_id}`\n- `runbooks incident command {workflow_id}`\n"
+        f"- `runbooks incident severity {workflow_id} P2 --reason WHY`\n- `runbooks incident resolve {workflow_id}`"
     )
 
 

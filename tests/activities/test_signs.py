@@ -63,15 +63,16 @@ def test_routes_of_the_access_log(site: Site, aws: Aws, signs: Signs) -> None:
     aws.logs.create_log_group(logGroupName=group)
     aws.logs.create_log_stream(logGroupName=group, logStreamName="s")
     paths = ["/sessions", "/sessions/65f0c0ffee0123456789abcd", "/sessions/65f0c0ffee0123456789abce", "/health"]
+    prefix, answers = f"/{window(site).stage.gateway.stage}", (502, "502", "504", 200)
     aws.logs.put_log_events(
         logGroupName=group,
         logStreamName="s",
         logEvents=[
             {
                 "timestamp": int(time.time() * 1000),
-                "message": json.dumps({"method": "GET", "path": path, "status": 200 if path == "/health" else 502}),
+                "message": json.dumps({"method": "GET", "path": prefix + path, "status": status}),
             }
-            for path in paths
+            for path, status in zip(paths, answers, strict=True)
         ],
     )
     there = window(site)
