@@ -226,7 +226,8 @@ class Incident(Afterwards):
         return found.summary if found else self.situation.headline
 
     async def closing(self, outcome: Outcome, summary: str) -> None:
-        """However it ends, no page stays open."""
+        """However it ends, no page stays open, nor one that is just being sent."""
+        self._over = True
         if self.situation.book is not None:
             self._end_calls(f"the incident has ended: {summary}"[:200])
 

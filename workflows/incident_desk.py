@@ -47,6 +47,7 @@ class Desk(Probing[IncidentInput]):
         self._chosen: str | None = None
         self._asked_to_resolve: str | None = None
         self._reopened = False
+        self._over = False
         self._leaving = False
         """Whether the parts that run side by side are to end. Said as well as cancelled, because runs of before
         ``workflows/waiting.py`` replay waits that take a cancellation for nothing."""

@@ -119,7 +119,7 @@ class Response(Desk):
             return
         self.situation.calls.append(Call(key=key, who=who, taken_by=delivery.delivered_by))
         self._alerted(f"paged {who} through {delivery.delivered_by}")
-        if self.book.reached("acknowledged") or self.book.reached("resolved"):
+        if self.book.reached("acknowledged") or self.book.reached("resolved") or self._over:
             self._end_calls("somebody is on it")  # it was on its way when the answer came
 
     def _alerted(self, text: str) -> None:
