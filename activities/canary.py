@@ -49,6 +49,9 @@ class Measure(Facts):
     start: AwareDatetime
     end: AwareDatetime
     versions: tuple[str, ...]
+    begun: AwareDatetime | None = Field(
+        None, description="Only invocations that began then or later: those of before a shift went by other weights"
+    )
 
 
 class Measured(Finding):
@@ -101,7 +104,8 @@ class Canary:
         if not any(_report(event["message"]) for event in ended):
             ended += self._logs.events(window, ENDED_AS_JSON)
         answered = list(self._logs.events(window, ANSWERED_5XX))
-        return count(version, ended, answered, _millis(asked.start), _millis(asked.end))
+        begun = _millis(asked.begun) if asked.begun else 0
+        return count(version, ended, answered, _millis(asked.start), _millis(asked.end), begun)
 
 
 def count(
@@ -110,8 +114,12 @@ def count(
     answered_5xx: Iterable[FilteredLogEventTypeDef],
     since_ms: int,
     until_ms: int,
+    begun_ms: float = float("-inf"),
 ) -> VersionCounts:
-    """Invocations that ended in that time, failed or not. Only good answers are timed: a failure is often quick."""
+    """Invocations that ended in that time and began at ``begun_ms`` or later, failed or not.
+
+    Only good answers are timed: a failure is often quick.
+    """
     streams: dict[str, list[tuple[int, int, _Report | None]]] = defaultdict(list)
     for event in ended:
         report = _report(event["message"])
@@ -128,7 +136,7 @@ def count(
                 failed = True
                 continue
             failed = failed or report.failed
-            if since_ms <= at < until_ms:
+            if since_ms <= at < until_ms and at - report.ms >= begun_ms:
                 invocations += 1
                 errors += failed
                 if not failed:

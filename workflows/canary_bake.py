@@ -171,7 +171,8 @@ class Baking(Rollback[CanaryRollbackInput]):
         step = self._find_step(f"judge-{bake.percent}", None, Kind.LOOK)
         if step.started_at is None:
             step.state, step.started_at = State.RUNNING, workflow.now()
-        asked = Measure(stage=self.stage, start=bake.seen_until, end=end, versions=(bake.replaced, bake.restored))
+        versions = (bake.replaced, bake.restored)
+        asked = Measure(stage=self.stage, start=bake.seen_until, end=end, versions=versions, begun=bake.began)
         look = Look(restored=None, replaced=None)
         try:
             # Not a step of its own: a paused run takes no step, but goes on judging.

@@ -107,6 +107,7 @@ class Bake:
     percent: int
     replaced: str
     restored: str
+    began: datetime
     seen_until: datetime
     proof: bool
     """Whether recovery has to be shown before the next rung: in the last one where both versions have traffic."""

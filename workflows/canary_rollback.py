@@ -185,6 +185,7 @@ class CanaryRollback(Baking):
                 percent=percent,
                 replaced=replaced,
                 restored=restored,
+                began=at,
                 seen_until=at,
                 proof=bool(compared) and percent == compared[-1],
                 earlier=earlier if percent == 100 else None,

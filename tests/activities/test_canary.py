@@ -48,6 +48,12 @@ def test_lambdas_json_format_is_understood_too() -> None:
     assert (found.invocations, found.errors, found.timed) == (2, 1, 1)
 
 
+def test_what_began_before_the_weights_were_shifted_does_not_count() -> None:
+    slow = [report(3000, 2500), report(3600, 2500), report(4000, 10)]
+    assert count("3", slow, [], 1000, 5000, 1000).invocations == 2
+    assert count("3", slow, [], 1000, 5000).invocations == 3
+
+
 def test_an_invocation_belongs_to_the_look_in_which_it_ended() -> None:
     ended = [report(10), report(40)]
     answered = [line(5, '{"statusCode": 500}'), line(19, '{"statusCode": 500}')]
