@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from temporalio.client import Client
+from temporalio.service import RPCError
 
 from activities import calls
 from sandbox.house import House
@@ -81,6 +83,17 @@ def worker(house: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
 async def runs(house: House) -> AsyncIterator[Client]:
     """A client of the sandbox's own Temporal."""
     yield await Client.connect(house.environment()["TEMPORAL_ADDRESS"], plugins=[RunbooksPlugin()])
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def _nothing_left(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """What a failed test leaves running would hold the stage's lock against all tests after it."""
+    yield
+    if "runs" in request.fixturenames:
+        client: Client = request.getfixturevalue("runs")
+        async for left in client.list_workflows('ExecutionStatus = "Running"'):
+            with contextlib.suppress(RPCError):  # it has just ended
+                await client.get_workflow_handle(left.id).terminate("its test is over")
 
 
 @pytest.fixture

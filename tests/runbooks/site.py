@@ -6,7 +6,7 @@ import asyncio
 import tomllib
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +29,6 @@ class Site:
     house: House
     client: Client
     stage: str = "production"
-    handles: list[Any] = field(default_factory=list)
 
     @cached_property
     def environment(self) -> dict[str, str]:
