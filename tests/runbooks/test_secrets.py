@@ -124,6 +124,7 @@ async def stores(site: Site, worker: WorkerProcess, tmp_path: Path) -> AsyncIter
     token.write_text(stores.receiver_token)
     more = {
         "RUNBOOKS_RECEIVER__LISTEN": f"127.0.0.1:{free_port()}",
+        "RUNBOOKS_RECEIVER__WITH_WORKER": "true",
         "RUNBOOKS_RECEIVER__SPOOL": str(tmp_path / "written" / "spool"),
         "RUNBOOKS_RECEIVER__TOKEN": f"file:{token}",
         "RUNBOOKS_STAGES__STAGING__ROLLBACK__ERROR_WINDOW": "PT5S",
