@@ -179,7 +179,7 @@ async def work_on_production(site: Site) -> None:
         collection="sessions",
         filter={"planted_by_the_secret_search": {"$exists": False}},
         update={"$set": {"planted_by_the_secret_search": True}},
-        late_writers="PT0.5S",
+        sweep_pause="PT0.5S",
         throttle=UNWATCHED,
         abort=UNWATCHED,
     )
