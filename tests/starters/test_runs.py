@@ -187,7 +187,7 @@ async def test_list_finds_what_waits_on_a_stage(cli: Cli, house: House) -> None:
         if rows or asyncio.get_running_loop().time() > deadline:
             break
     assert [(row["id"], row["gate"], row["status"]) for row in rows] == [(ours.id, "turn-it", "running")]
-    assert ours.id in (await cli("list")).out
+    assert ours.id in {row["id"] for row in (await cli("list", "--json")).document}
     assert (await cli("list", "--stage", stage())).out == "no runs\n"
     assert (await cli("list", "--stage", "a' OR 'b")).code == Code.BAD_INPUT
 
