@@ -304,9 +304,9 @@ async def test_it_parks_when_the_window_closes_and_goes_on_by_itself_or_when_tol
 ) -> None:
     site.fill(1200)
     now = datetime.now(UTC)
-    edges = [now + timedelta(seconds=s) for s in (1.5, 3, 3.6)]
+    edges = [now + timedelta(seconds=s) for s in (4.5, 9, 10.8)]
     window = {"opens": edges[1].isoformat(), "closes": edges[2].isoformat()}
-    with slowed(monkeypatch, 0.15):
+    with slowed(monkeypatch, 0.45):
         handle = await site.start(until=edges[0].isoformat(), windows=[window], partitions=1)
         state = await until(handle, lambda s: s.phase == "waiting" and "parked until" in shown(s))
         done = site.db.items.count_documents({"schema": 2})
