@@ -61,7 +61,7 @@ async def test_a_run_and_its_steps_are_spans_of_one_trace(
     queue = f"traces-{uuid.uuid4()}"
     settings = tmp_path / "runbooks.toml"
     settings.write_text(f'task_queue = "{queue}"\n{SETTINGS}')
-    more = {ENDPOINT: url, "OTEL_BSP_SCHEDULE_DELAY": "60000"}
+    more = {ENDPOINT: url, "OTEL_BSP_SCHEDULE_DELAY": "60000", "RUNBOOKS_AWS__ENDPOINT_URL": "http://127.0.0.1:1"}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "worker", env=environment(client, settings, **more), stderr=subprocess.PIPE
     )
