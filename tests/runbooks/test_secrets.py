@@ -150,7 +150,7 @@ async def test_no_secret_is_left_anywhere(stores: Stores) -> None:
         begun = [
             rotate(staging, planted),
             work_on_production(site),
-            open_an_incident(stores),
+            open_an_incident(stores, planted),
         ]
         await asyncio.gather(*begun)
         await asyncio.create_subprocess_exec(sys.executable, "-c", "import time; time.sleep(2)", planted)
@@ -192,12 +192,12 @@ async def work_on_production(site: Site) -> None:
     assert (await finished(restart, 120)).outcome is Outcome.COMPLETED
 
 
-async def open_an_incident(stores: Stores) -> None:
+async def open_an_incident(stores: Stores, planted: str) -> None:
     """By the receiver, with its token, and with a wrong one before."""
     address = stores.worker.environment["RUNBOOKS_RECEIVER__LISTEN"]
     alert = {
         "stage": "staging",
-        "text": "checkout fails",
+        "text": f"checkout fails, {planted}",
         "id": secrets.token_hex(4),
         "source": "probe",
         "severity": "P2",
