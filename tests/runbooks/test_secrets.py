@@ -235,4 +235,9 @@ async def open_an_incident(stores: Stores, planted: str) -> None:
             return False
 
     await eventually(diagnosed, "a diagnosis", 120)
+
+    async def told() -> bool:  # the first attempts were answered 500
+        return planted in json.dumps([event["body"] for event in stores.site.received()])
+
+    await eventually(told, "a message about it", 120)
     await handle.terminate("the search has what it wanted")
