@@ -30,7 +30,7 @@ def machine() -> str:
     """Processor, cores and memory, as this system tells them."""
     model = next(iter(re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())), platform.machine())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
-    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GB, {platform.system()} {platform.release()}"
+    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GB, {platform.system()}"
 
 
 def written(sections: Sequence[Section]) -> str:
