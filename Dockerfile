@@ -12,8 +12,8 @@ RUN python -m venv /opt/runbooks \
 
 # --- base: packages, code, a user without rights ---------------------------------------------------------------------
 FROM ${PYTHON_IMAGE} AS base
-RUN useradd --uid 10001 --no-create-home --home-dir /work --shell /usr/sbin/nologin runbooks \
- && install -d -o runbooks -g runbooks /work /etc/runbooks
+RUN useradd --uid 10001 --no-create-home --home-dir /var/lib/runbooks --shell /usr/sbin/nologin runbooks \
+ && install -d -o runbooks -g runbooks /var/lib/runbooks /etc/runbooks
 COPY --from=packages /opt/runbooks /opt/runbooks
 WORKDIR /app
 COPY workflows workflows
@@ -28,7 +28,7 @@ ENV PATH=/opt/runbooks/bin:/usr/local/bin:/usr/bin:/bin \
     RUNBOOKS_METRICS=0.0.0.0:9464 \
     RUNBOOKS_LOG=json
 RUN python -m compileall -q /app
-WORKDIR /work
+WORKDIR /var/lib/runbooks
 STOPSIGNAL SIGTERM
 EXPOSE 9464
 
@@ -38,7 +38,7 @@ COPY requirements.lock /tmp/
 RUN /opt/runbooks/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /tmp/requirements.lock
 COPY sandbox /app/sandbox
 USER runbooks
-CMD ["runbooks", "sandbox", "up", "--dir", "/work/sandbox", "--worker"]
+CMD ["runbooks", "sandbox", "up", "--dir", "/var/lib/runbooks/sandbox", "--worker"]
 
 # --- worker ----------------------------------------------------------------------------------------------------------
 FROM base AS worker

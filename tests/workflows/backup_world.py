@@ -32,6 +32,7 @@ from activities.reports import RunRecord, render
 from activities.secret_refs import SecretResolver
 from activities.settings import Settings
 from activities.stage import Stage
+from tests.workflows.bare_stage import bare_stage
 from worker.activities import activity_methods
 from workflows.converter import data_converter
 from workflows.database_backup import DatabaseBackup
@@ -89,19 +90,16 @@ class World:
 
     @activity.defn(name="stages.resolve")
     async def resolve(self, name: str) -> Stage:
-        return Stage.model_validate(
+        return bare_stage(
+            name,
             {
-                "name": name,
-                "function": "f",
                 "url": self.url,
                 "api_key": f"file:{self._secret}",
-                "log_group": "g",
-                "gateway": {"name": "a", "stage": name},
                 "database": {"uri": f"file:{self._secret}", "name": self.database},
                 "backup": {"location": f"file://{self.archives}"},
                 "rollback": {"health_checks": 2, "health_interval": "PT0.05S", "health_patience": "PT0.5S"},
                 **self._stage,
-            }
+            },
         )
 
     @activity.defn(name="connection.address")

@@ -29,6 +29,7 @@ from activities.stacks import StackStatus
 from activities.stage import Stage
 from activities.traffic_models import AliasShare, Restore, Shifted, Split, TrafficRouting
 from activities.version_counts import VersionCounts, bucket_of
+from tests.workflows.bare_stage import bare_stage
 from workflows.canary_rollback import CanaryRollback
 from workflows.stage_lock import StageLock
 
@@ -76,20 +77,8 @@ class World:
 
     @activity.defn(name="stages.resolve")
     async def resolve(self, name: str) -> Stage:
-        return Stage.model_validate(
-            {
-                "name": name,
-                "function": "f",
-                "url": "http://127.0.0.1:1",
-                "api_key": "env:NONE",
-                "log_group": "g",
-                "gateway": {"name": "a", "stage": name},
-                "database": {"uri": "env:NONE", "name": "d"},
-                "rollback": {"metrics_delay": "PT1S"},
-                "gates": {"approve-rollback": {"approvals": 0}},
-                **self.policies,
-            }
-        )
+        judged = {"rollback": {"metrics_delay": "PT1S"}, "gates": {"approve-rollback": {"approvals": 0}}}
+        return bare_stage(name, judged | self.policies)
 
     @activity.defn(name="runs.in_flight")
     async def in_flight(self, asked: InFlightQuery) -> InFlight:

@@ -44,6 +44,7 @@ from activities.reports import RunRecord
 from activities.signs import DeploymentsQuery, GatewayLog, RecentDeployments, Series, VitalLogs, VitalMetrics
 from activities.stacks import StackStatus
 from activities.stage import Stage
+from tests.workflows.bare_stage import bare_stage
 from workflows.incident import Incident
 from workflows.incident_state import Situation
 from workflows.quick_rollback import QuickRollback
@@ -88,20 +89,14 @@ class World:
 
     @activity.defn(name="stages.resolve")
     async def resolve(self, name: str) -> Stage:
-        return Stage.model_validate(
+        return bare_stage(
+            name,
             {
-                "name": name,
-                "function": "f",
-                "url": "http://127.0.0.1:1",
-                "api_key": "env:NONE",
-                "log_group": "g",
-                "gateway": {"name": "a", "stage": name},
-                "database": {"uri": "env:NONE", "name": "d"},
                 "rollback": {"metrics_delay": "PT0S", "error_window": "PT1S", "strategy": "alias"},
                 "channels": {"stakeholders": ["team@example.org"]},
                 "waive_gates_in_incident": True,
                 **self.policies,
-            }
+            },
         )
 
     @activity.defn(name="api.confirm")

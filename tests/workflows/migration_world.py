@@ -43,6 +43,7 @@ from activities.migration_models import (
 from activities.releases import LedgerEntry, ReleaseFacts
 from activities.reports import RunRecord, render
 from activities.stage import Stage
+from tests.workflows.bare_stage import bare_stage
 from workflows import policy
 from workflows.converter import data_converter
 from workflows.database_migration import DatabaseMigration
@@ -100,19 +101,14 @@ class World:
         kind = name.partition("-")[0]
         if kind not in ("production", "staging"):
             raise ApplicationError(f"there is no stage {name!r}", type="UnknownStage", non_retryable=True)
-        return Stage.model_validate(
+        return bare_stage(
+            name,
             {
-                "name": name,
                 "production": kind == "production",
-                "function": "f",
-                "url": "http://127.0.0.1:1",
-                "api_key": "env:NONE",
-                "log_group": "g",
-                "gateway": {"name": "a", "stage": name},
                 "database": {"uri": "env:NONE", "name": f"d_{kind}"},
                 "deploy": {"engine": "cloudformation"},
                 **self.policies[kind],
-            }
+            },
         )
 
     # --- the database -------------------------------------------------------------------------------------------

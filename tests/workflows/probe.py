@@ -23,6 +23,7 @@ from activities.messages import Announcement, Attempt, Delivery
 from activities.reports import RunRecord, render
 from activities.stage import Facts, Stage
 from activities.stages import Signers
+from tests.workflows.bare_stage import bare_stage
 from workflows.model import Kind, RunbookInput, RunbookResult, RunState, StepSpec
 from workflows.runbook import Runbook, RunbookSpec, Undo
 
@@ -56,18 +57,12 @@ class World:
     async def resolve(self, name: str) -> Stage:
         if not name.startswith("stage-"):
             raise ApplicationError(f"there is no stage {name!r}", type="UnknownStage", non_retryable=True)
-        return Stage.model_validate(
+        return bare_stage(
+            name,
             {
-                "name": name,
-                "function": "f",
-                "url": "http://127.0.0.1:1",
-                "api_key": "env:NONE",
-                "log_group": "g",
-                "gateway": {"name": "a", "stage": name},
-                "database": {"uri": "env:NONE", "name": "d"},
                 "gates": self.gates,
                 "signed_approvals": self.keys is not None,
-            }
+            },
         )
 
     @activity.defn(name="stages.signers")

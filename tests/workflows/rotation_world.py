@@ -41,6 +41,7 @@ from activities.rotation_models import (
 )
 from activities.schedules import NextRun, Scheduled
 from activities.stage import Role, Stage
+from tests.workflows.bare_stage import bare_stage
 from workflows.api_key_rotation import ApiKeyRotation
 from workflows.model import RunbookResult
 
@@ -111,16 +112,10 @@ class World:
 
     @activity.defn(name="stages.resolve")
     async def resolve(self, name: str) -> Stage:
-        return Stage.model_validate(
+        return bare_stage(
+            name,
             {
-                "name": name,
                 "production": self.production and name != "staging",
-                "function": "f",
-                "url": "http://127.0.0.1:1",
-                "api_key": "env:NONE",
-                "log_group": "g",
-                "gateway": {"name": "a", "stage": name},
-                "database": {"uri": "env:NONE", "name": "d"},
                 "rotation": {
                     "api_keys": {"name": "ApiKeys", "store": f"app/{name}/ApiKeys"},
                     "database": {"name": "MongoDBUri", "store": f"app/{name}/MongoDBUri"},
@@ -135,7 +130,7 @@ class World:
                 },
                 "gates": {"default": {"approvals": 1, "remind_every": "PT12H"}},
                 **self.policies,
-            }
+            },
         )
 
     @activity.defn(name="api_keys.look")

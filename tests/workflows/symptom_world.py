@@ -37,6 +37,7 @@ from activities.symptom_models import (
     SlowAsked,
     SlowQueries,
 )
+from tests.workflows.bare_stage import bare_stage
 from workflows import policy
 from workflows.converter import data_converter
 from workflows.high_error_rate import HighErrorRate
@@ -86,19 +87,13 @@ class World:
 
     @activity.defn(name="stages.resolve")
     async def resolve(self, name: str) -> Stage:
-        return Stage.model_validate(
+        return bare_stage(
+            name,
             {
-                "name": name,
-                "function": "f",
-                "url": "http://127.0.0.1:1",
-                "api_key": "env:NONE",
-                "log_group": "g",
-                "gateway": {"name": "a", "stage": name},
-                "database": {"uri": "env:NONE", "name": "d"},
                 "rollback": {"metrics_delay": "PT1S"},
                 "gates": {f"apply-{remedy}": {"approvals": 0} for remedy in Remedy},
                 **self.policies,
-            }
+            },
         )
 
     # --- what is measured ---------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from activities.reports import RunRecord
 from activities.stage import Stage
 from activities.symptom_models import ClientCount, Requests, RequestsAsked
 from tests.histories import keep
+from tests.workflows.bare_stage import bare_stage
 from tests.workflows.probe import at_gate, failure, progress, until
 from workflows.model import Outcome, RunbookResult, State
 
@@ -34,18 +35,7 @@ class World:
 
     @activity.defn(name="stages.resolve")
     async def resolve(self, name: str) -> Stage:
-        return Stage.model_validate(
-            {
-                "name": name,
-                "function": "f",
-                "url": "http://127.0.0.1:1",
-                "api_key": "env:NONE",
-                "log_group": "g",
-                "gateway": {"name": "a", "stage": name},
-                "database": {"uri": "env:NONE", "name": "d"},
-                "gates": {"approve-limit": {"approvals": self.approvals}},
-            }
-        )
+        return bare_stage(name, {"gates": {"approve-limit": {"approvals": self.approvals}}})
 
     @activity.defn(name="limits.look")
     async def look(self, asked: LimitAsked) -> LimitFound:

@@ -26,6 +26,7 @@ from activities.metrics import ErrorRate, Window
 from activities.reports import RunRecord
 from activities.stage import Stage
 from tests.histories import keep
+from tests.workflows.bare_stage import bare_stage
 from tests.workflows.migration_world import World as CodeWorld
 from tests.workflows.probe import at_gate, failure, until
 from workflows.model import Outcome, RunbookResult
@@ -172,18 +173,7 @@ class BackupWorld:
 
     @activity.defn(name="stages.resolve")
     async def resolve(self, name: str) -> Stage:
-        return Stage.model_validate(
-            {
-                "name": name,
-                "function": "f",
-                "url": "http://127.0.0.1:1",
-                "api_key": "env:NONE",
-                "log_group": "g",
-                "gateway": {"name": "a", "stage": name},
-                "database": {"uri": "env:NONE", "name": "d"},
-                "backup": {"provider": self.provider},
-            }
-        )
+        return bare_stage(name, {"backup": {"provider": self.provider}})
 
     @activity.defn(name="backups.latest")
     async def latest(self, wanted: FindBackup) -> FoundBackup:
