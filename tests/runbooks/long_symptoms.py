@@ -11,7 +11,7 @@ from sandbox.house import House
 from tests.histories import keep
 from tests.runbooks.conftest import WorkerProcess
 from tests.runbooks.site import Site, finished
-from tests.runbooks.symptom_site import approve, hurrying, logged, now, traffic
+from tests.runbooks.symptom_site import approve, logged, now, placed
 from workflows.model import Outcome
 
 QUICK = {
@@ -25,11 +25,8 @@ QUICK = {
 
 @pytest.fixture(scope="module")
 def place(house: House, worker: WorkerProcess, runs: Client) -> Iterator[Site]:
-    site = Site(house, runs)
-    with hurrying(worker):
-        site.deploy("good")
-        with traffic(site, 3):
-            yield site
+    with placed(house, worker, runs, 3) as site:
+        yield site
 
 
 async def test_a_missing_index_is_found_by_the_profiler_and_built(place: Site) -> None:

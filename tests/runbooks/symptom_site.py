@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from temporalio.client import Client
+
+from sandbox.house import House
 from sandbox.traffic import Traffic
 from tests.patience import eventually
 from tests.runbooks.conftest import WorkerProcess
@@ -45,6 +48,16 @@ def traffic(site: Site, rate: float, client: int = 0) -> Iterator[Traffic]:
         yield driving
     finally:
         driving.stop()
+
+
+@contextmanager
+def placed(house: House, worker: WorkerProcess, runs: Client, rate: float) -> Iterator[Site]:
+    """Production with a good release, and traffic all the time: before the trouble, in it, and after it."""
+    site = Site(house, runs)
+    with hurrying(worker):
+        site.deploy("good")
+        with traffic(site, rate):
+            yield site
 
 
 async def logged(site: Site, statuses: str, least: int, since: datetime, patience: float = 120) -> None:

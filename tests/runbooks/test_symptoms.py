@@ -16,7 +16,7 @@ from sandbox.state import Vault
 from tests.histories import keep
 from tests.runbooks.conftest import WorkerProcess
 from tests.runbooks.site import Site, finished, progress
-from tests.runbooks.symptom_site import approve, done, hurrying, logged, now, traffic
+from tests.runbooks.symptom_site import approve, done, logged, now, placed, traffic
 from workflows.model import Outcome
 
 QUICK = {
@@ -31,12 +31,8 @@ QUICK = {
 
 @pytest.fixture(scope="module")
 def place(house: House, worker: WorkerProcess, runs: Client) -> Iterator[Site]:
-    """Production with a good release, and traffic all the time: before the trouble, in it, and after it."""
-    site = Site(house, runs)
-    with hurrying(worker):
-        site.deploy("good")
-        with traffic(site, 4):
-            yield site
+    with placed(house, worker, runs, 4) as site:
+        yield site
 
 
 async def test_a_bad_release_is_found_rolled_back_and_measured_well(place: Site) -> None:

@@ -381,7 +381,7 @@ async def test_a_held_bake_stays_and_is_judged_on(client: Client) -> None:
         await until(handle, lambda s: len(world.looks) >= held + 4)
         assert shares(world) == [0.1], "the bake of two seconds is over since long"
         await handle.execute_update("release", {"by": "bob", "reason": "all right"})
-        await until(handle, lambda s: len(world.shifts) == 2)
+        await until(handle, lambda s: len(world.shifts) == 2 and bool(s.waits))
         await handle.execute_update("hold", {"by": "bob", "reason": "once more"})
         world.behaviour["1"] = steady(errors=0.9)
         error = await failure(handle)
