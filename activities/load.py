@@ -24,7 +24,7 @@ import httpx
 from temporalio import activity
 
 from activities.errors import lasting, passing
-from activities.load_figures import percentile, slice_seconds, with_omitted
+from activities.load_figures import percentile, percentile_bounds, slice_seconds, with_omitted
 from activities.load_models import LoadOrder, LoadPlan, LoadReport, Second
 from activities.secret_refs import SecretResolver
 from activities.stage import Stage
@@ -202,6 +202,7 @@ def report(test: _Test, began_at: datetime, interrupted: int = 0) -> LoadReport:
     times = _from_due(plan, ended)
     rate = failed / test.asked if test.asked else None
     figures = {name: _ms(percentile(times, p)) for name, p in _PERCENTILES}
+    low, high = percentile_bounds(times, 95, len(ended))
     cut_short = test.asked < plan.requests
     notes = [f"{len(test.dropped)} dropped"] if test.dropped else []
     notes += ["cut short by at_most"] if cut_short else []
@@ -220,6 +221,8 @@ def report(test: _Test, began_at: datetime, interrupted: int = 0) -> LoadReport:
         failed=failed,
         error_rate=rate,
         throughput=round(answered / seconds, 1),
+        p95_low_ms=_ms(low),
+        p95_high_ms=_ms(high),
         service_p95_ms=_ms(percentile(service, 95)),
         max_ms=_ms(times[-1] if times else None),
         cut_short=cut_short,

@@ -11,6 +11,18 @@ def percentile(ordered: Sequence[float], percent: float) -> float | None:
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)] if ordered else None
 
 
+def percentile_bounds(ordered: Sequence[float], percent: float, asked: int) -> tuple[float | None, float | None]:
+    """Between which values the percentile lies, with 95 % confidence, when ``asked`` samples were independent.
+
+    By ranks, so for times of any distribution; None where so few samples do not reach.
+    """
+    if not ordered or not asked:
+        return None, None
+    reach = 1.96 * math.sqrt(percent * (100 - percent) / asked)
+    low, high = percent - reach, percent + reach
+    return percentile(ordered, low) if low > 0 else None, percentile(ordered, high) if high < 100 else None
+
+
 def with_omitted(times: Sequence[float], interval: float) -> list[float]:
     """The times, ordered, and those of the requests that were never sent because the client waited for an answer.
 

@@ -89,6 +89,8 @@ class LoadReport(Finding):
     p50_ms: float | None = None
     p90_ms: float | None = None
     p95_ms: float | None = None
+    p95_low_ms: float | None = Field(None, description="The least that p95 is, with 95 % confidence")
+    p95_high_ms: float | None = Field(None, description="The most that it is; none where too few requests ended to say")
     p99_ms: float | None = None
     max_ms: float | None = None
     service_p95_ms: float | None = Field(

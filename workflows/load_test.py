@@ -116,6 +116,8 @@ class LoadTest(Runbook[LoadTestInput]):
             "throughput": found.throughput,
             "p50_ms": found.p50_ms,
             "p95_ms": found.p95_ms,
+            "p95_low_ms": found.p95_low_ms,
+            "p95_high_ms": found.p95_high_ms,
             "p99_ms": found.p99_ms,
         }
         return f"NOT passed: {'; '.join(said)} ({found.summary})" if said else f"passed: {found.summary}"

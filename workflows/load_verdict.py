@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ class Change(StrEnum):
 class Compared(NamedTuple):
     change: Change
     text: str
+    figure: str = ""
+    """What was compared, where it is not the runbook's own figure."""
 
 
 def problems(found: LoadReport, max_error_rate: float, max_p95_ms: float) -> list[str]:
@@ -47,6 +50,24 @@ def compare(before: float | None, after: float | None, unit: str = "ms") -> Comp
     if after < before * (1 - TOLERANCE):
         return Compared(Change.BETTER, text)
     return Compared(Change.SAME, text)
+
+
+def compare_tests(before: Mapping[str, object], after: Mapping[str, object]) -> Compared:
+    """The p95 of two load tests, by their facts: changed when so few requests cannot show as much by chance."""
+
+    def figure(of: Mapping[str, object], name: str) -> float | None:
+        value = of.get(name)
+        return float(value) if isinstance(value, int | float) else None
+
+    found = compare(figure(before, "p95_ms"), figure(after, "p95_ms"))._replace(figure="p95 of the load test")
+    lower, upper = (before, after) if found.change is Change.WORSE else (after, before)
+    bounds_known = all("p95_high_ms" in of for of in (before, after))  # not by tests of earlier versions
+    if not bounds_known or found.change not in (Change.BETTER, Change.WORSE):
+        return found
+    most, least = figure(lower, "p95_high_ms"), figure(upper, "p95_low_ms")
+    if most is None or least is None or most >= least:
+        return found._replace(change=Change.SAME, text=f"{found.text}, which so few requests can show by chance")
+    return found
 
 
 def charts(found: LoadReport, title: str = "Load test") -> list[Chart]:

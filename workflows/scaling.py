@@ -20,7 +20,7 @@ from activities.symptom_models import Reports
 from workflows.capacity import Assessed
 from workflows.details import length
 from workflows.gates import Refused
-from workflows.load_verdict import Change, Compared, compare
+from workflows.load_verdict import Change, Compared, compare, compare_tests
 from workflows.model import By, Kind, Name, RunbookResult, Scalar, State
 from workflows.operator import _as_rejection, _valid, read
 from workflows.runbook import Runbook, Undo
@@ -251,9 +251,8 @@ class Scaling(Runbook[I]):
         self.charts_above = list(self.charts)
 
     def load_compared(self) -> Compared:
-        figures = [self._loads[step].facts.get("p95_ms") if step in self._loads else None for step in _LOADS]
-        before, after = (float(value) if isinstance(value, int | float) else None for value in figures)
-        return compare(before, after)
+        before, after = (self._loads[step].facts if step in self._loads else {} for step in _LOADS)
+        return compare_tests(before, after)
 
     async def _approval(self) -> None:
         async def look_again() -> dict[str, Scalar]:

@@ -58,7 +58,8 @@ class ScalingChange(Scaling[I]):
         self.facts["made"] = self._made.model_dump_json(exclude_none=True)
         await self._record_drift()
         await self._end_in_time()
-        summary = f"{self.facts['from']} → {self.facts['to']}; {self.figure} {compared.change}: {compared.text}"
+        shown = f"{compared.figure or self.figure} {compared.change}: {compared.text}"
+        summary = f"{self.facts['from']} → {self.facts['to']}; {shown}"
         await self._tell_people(summary)
         return summary
 
@@ -190,15 +191,16 @@ class ScalingChange(Scaling[I]):
                 self.facts[f"load p95 {name}"] = self._loads[step].facts.get("p95_ms")
         self.facts |= {"figure before": self.measure(before), "figure after": self.measure(after)}
         self.facts |= {"improved": found.change is Change.BETTER, "compared": f"{found.change}: {found.text}"}
-        self.say(f"{self.figure} before and after: {found.change}, {found.text}")
-        self.check("improvement", found.change is Change.BETTER, f"{self.figure} {found.change}: {found.text}")
+        figure = found.figure or self.figure
+        self.say(f"{figure} before and after: {found.change}, {found.text}")
+        self.check("improvement", found.change is Change.BETTER, f"{figure} {found.change}: {found.text}")
         if self.rehearsal:
             self.check("load-test", True, found.text)
             self.check("staging", True, "this is staging")
         if found.change is Change.WORSE:
             if self.rehearsal:
-                raise self.stop(f"staging does worse with it: {self.figure} {found.text}", "Worse")
-            question = f"{self.stage.name} does worse with it ({self.figure} {found.text}). Keep it? No takes it back"
+                raise self.stop(f"staging does worse with it: {figure} {found.text}", "Worse")
+            question = f"{self.stage.name} does worse with it ({figure} {found.text}). Keep it? No takes it back"
             await self.gate("keep-scaling", question, {"compared": found.text}, fallback=KEEP)
         return found
 

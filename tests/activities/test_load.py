@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from temporalio.exceptions import ApplicationError
 
 from activities.load import Load
-from activities.load_figures import percentile, with_omitted
+from activities.load_figures import percentile, percentile_bounds, with_omitted
 from activities.load_models import LoadOrder, LoadPlan, LoadReport
 from activities.secret_refs import SecretResolver
 from activities.stage import Stage
@@ -183,3 +185,22 @@ def test_the_correction_only_ever_adds(times: list[float]) -> None:
 def test_percentiles_of_nothing_are_not_known() -> None:
     assert percentile([], 95) is None
     assert percentile([7.0], 1) == 7.0
+
+
+def test_the_bounds_of_a_percentile_hold_it_as_often_as_they_say() -> None:
+    chance = random.Random(20)
+    held = 0
+    for _ in range(400):
+        times = sorted(chance.lognormvariate(5, 0.6) for _ in range(300))
+        low, high = percentile_bounds(times, 95, 300)
+        assert low is not None
+        assert high is not None
+        held += low <= math.exp(5 + 0.6 * 1.6449) <= high
+    assert 0.92 <= held / 400 <= 0.99
+
+
+def test_thirty_requests_say_nothing_of_the_most_that_p95_is() -> None:
+    low, high = percentile_bounds([float(ms) for ms in range(30)], 95, 30)
+    assert low is not None
+    assert high is None
+    assert percentile_bounds([], 95, 0) == (None, None)

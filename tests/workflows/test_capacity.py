@@ -12,7 +12,7 @@ from activities.database import Connections
 from activities.function_capacity import FunctionState
 from activities.symptom_models import Reports
 from workflows import capacity, prices
-from workflows.load_verdict import Change, compare
+from workflows.load_verdict import Change, compare, compare_tests
 
 HOUR = timedelta(hours=1)
 
@@ -111,6 +111,28 @@ def test_what_is_not_known_allows_only_less() -> None:
 )
 def test_figures_are_compared_beyond_chance(before: float | None, after: float | None, change: Change) -> None:
     assert compare(before, after).change is change
+
+
+def of_p95(p95: float, low: float | None, high: float | None) -> dict[str, float | None]:
+    return {"p95_ms": p95, "p95_low_ms": low, "p95_high_ms": high}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "change"),
+    [
+        (of_p95(157, 150, 170), of_p95(250, 230, 280), Change.WORSE),
+        (of_p95(250, 230, 280), of_p95(157, 150, 170), Change.BETTER),
+        (of_p95(157, 150, 240), of_p95(250, 230, 280), Change.SAME),
+        (of_p95(157, 120, None), of_p95(250, 180, None), Change.SAME),
+        (of_p95(157, 156, 158), of_p95(159, 159, 160), Change.SAME),
+        ({"p95_ms": 157.0}, {"p95_ms": 250.0}, Change.WORSE),
+        ({}, of_p95(250, 230, 280), Change.UNKNOWN),
+    ],
+)
+def test_load_tests_are_compared_beyond_what_so_few_requests_show(
+    before: dict[str, float | None], after: dict[str, float | None], change: Change
+) -> None:
+    assert compare_tests(before, after).change is change
 
 
 @given(st.floats(1, 1e5), st.floats(1, 1e5), st.floats(1, 1e5))
