@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-import boto3
 import httpx
 
 from activities.records import DeployLedger, Records
@@ -36,9 +36,18 @@ from sandbox.api import data
 from sandbox.api.checkout import write_checkout
 from sandbox.api.releases import Release, build
 from sandbox.api.stack import ALIAS, APP, api_name, invoke_url, limits_parameter, secret_parameter, service_name
-from sandbox.connections import ACCESS_KEY, ALARM_PREFIX, SENDER, alarm_topic, environment
+from sandbox.connections import ALARM_PREFIX, SENDER, alarm_topic, client, environment
 from sandbox.parts import ACCOUNT, REGION, Site
 from sandbox.state import STAGES
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudformation import CloudFormationClient
+    from mypy_boto3_cloudwatch import CloudWatchClient
+    from mypy_boto3_lambda import LambdaClient
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+    from mypy_boto3_ses import SESClient
+    from mypy_boto3_ssm import SSMClient
 
 _DEPLOY_SECONDS = 120.0
 _HEALTHY_SECONDS = 15.0
@@ -64,18 +73,15 @@ class Cloud:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._session = boto3.Session(
-            aws_access_key_id=ACCESS_KEY, aws_secret_access_key=ACCESS_KEY, region_name=REGION
-        )
         endpoint = site.url("aws")
-        self._s3 = self._session.client("s3", endpoint_url=endpoint)
-        self._ssm = self._session.client("ssm", endpoint_url=endpoint)
-        self._secrets = self._session.client("secretsmanager", endpoint_url=endpoint)
-        self._ses = self._session.client("ses", endpoint_url=endpoint)
-        self._stacks = self._session.client("cloudformation", endpoint_url=endpoint)
-        self._functions = self._session.client("lambda", endpoint_url=endpoint)
-        self._sns = self._session.client("sns", endpoint_url=endpoint)
-        self._cloudwatch = self._session.client("cloudwatch", endpoint_url=endpoint)
+        self._s3: S3Client = client("s3", endpoint)
+        self._ssm: SSMClient = client("ssm", endpoint)
+        self._secrets: SecretsManagerClient = client("secretsmanager", endpoint)
+        self._ses: SESClient = client("ses", endpoint)
+        self._stacks: CloudFormationClient = client("cloudformation", endpoint)
+        self._functions: LambdaClient = client("lambda", endpoint)
+        self._sns = client("sns", endpoint)
+        self._cloudwatch: CloudWatchClient = client("cloudwatch", endpoint)
 
     @cached_property
     def _ledger(self) -> DeployLedger:

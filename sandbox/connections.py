@@ -6,10 +6,13 @@ import json
 import os
 import shlex
 import sys
+import threading
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import boto3
 import jinja2
 
 from activities.settings import RecordsStore
@@ -23,6 +26,22 @@ ACCESS_KEY = "sandbox"
 SENDER = "runbooks@state-api.example.com"
 ALARM_PREFIX = "state-api-{stage}-"
 """What the names of a stage's alarms begin with."""
+
+
+_MAKING = threading.Lock()
+
+
+@cache
+def session() -> boto3.Session:
+    """A session of the sandbox's owner: one a process, because each reads the descriptions of the services anew."""
+    return boto3.Session(aws_access_key_id=ACCESS_KEY, aws_secret_access_key=ACCESS_KEY, region_name=REGION)
+
+
+@cache
+def client(service: str, endpoint: str) -> Any:
+    """A client of one service. Threads may share a client, but not the making of one."""
+    with _MAKING:
+        return session().client(service, endpoint_url=endpoint)  # type: ignore[call-overload]  # any service
 
 
 def environment(site: Site) -> dict[str, str]:

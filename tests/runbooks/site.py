@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import boto3
 import httpx
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
 from activities.releases import LedgerEntry
+from sandbox import connections
 from sandbox.house import House
 from workflows.model import RunbookResult, RunState
 
@@ -34,16 +34,8 @@ class Site:
     def environment(self) -> dict[str, str]:
         return self.house.environment()
 
-    @cached_property
-    def session(self) -> boto3.Session:
-        return boto3.Session(
-            region_name=self.environment["AWS_REGION"],
-            aws_access_key_id=self.environment["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=self.environment["AWS_SECRET_ACCESS_KEY"],
-        )
-
     def aws(self, service: str) -> Any:
-        return self.session.client(service, endpoint_url=self.environment["AWS_ENDPOINT_URL"])  # type: ignore[call-overload]
+        return connections.client(service, self.environment["AWS_ENDPOINT_URL"])
 
     @property
     def stack(self) -> str:

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from sandbox import connections
 from sandbox.aws.scenarios import StuckRollback
 from tests.histories import keep
 from tests.runbooks.conftest import WorkerProcess
@@ -59,7 +60,7 @@ async def test_by_alias(site: Site) -> None:
 
 async def test_by_continuing_a_stuck_roll_back(site: Site) -> None:
     site.deploy("good")
-    stuck = StuckRollback(site.stack, site.session, site.environment["AWS_ENDPOINT_URL"])
+    stuck = StuckRollback(site.stack, connections.session(), site.environment["AWS_ENDPOINT_URL"])
     stuck.stick()
     handle = await site.start("QuickRollback", strategy="cloudformation")
     await approve(handle)
