@@ -191,6 +191,8 @@ class ScalingWorld(World):
             throughput=50,
             p50_ms=ms,
             p95_ms=ms * 2,
+            p95_low_ms=ms * 1.9,
+            p95_high_ms=ms * 2.1,
             p99_ms=ms * 3,
             seconds=(Second(at=now, answered=1000, failed=0, p95_ms=ms),),
         )
