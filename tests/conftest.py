@@ -64,6 +64,8 @@ def temporal_binary() -> str:
 @pytest_asyncio.fixture(scope="session")
 async def temporal() -> AsyncIterator[WorkflowEnvironment]:
     """The server. Workflows started by this environment's own client skip time; see ``client`` for the others."""
+    # It is one of several servers on few cores, and lives for minutes.
+    os.environ |= {"GOMAXPROCS": "1", "GOGC": "400"}
     flags = [part for key, value in DYNAMIC_CONFIG.items() for part in ("--dynamic-config-value", f"{key}={value}")]
     async with await WorkflowEnvironment.start_time_skipping_v2(
         dev_server_existing_path=temporal_binary(),

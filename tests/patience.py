@@ -8,12 +8,32 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+_LONGEST = 0.2
+"""Seconds between two looks, at most: a look costs the server and the worker a task."""
 
-async def eventually(look: Callable[[], Awaitable[T]], what: str, patience: float = 60, every: float = 0.05) -> T:
-    """The first true answer of ``look``; fails, saying ``what`` never came about."""
+
+async def eventually(
+    look: Callable[[], Awaitable[T | None]],
+    what: str | Callable[[], str],
+    patience: float = 60,
+    every: float = 0.05,
+) -> T:
+    """The first true answer of ``look``; fails, saying ``what`` never came about. It looks less often with time."""
     deadline = asyncio.get_running_loop().time() + patience
+    longest = max(every, _LONGEST)
     while True:
         if found := await look():
             return found
-        assert asyncio.get_running_loop().time() < deadline, f"never came about: {what}; last seen: {found!r}"
+        if asyncio.get_running_loop().time() > deadline:
+            said = what if isinstance(what, str) else what()
+            raise AssertionError(f"never came about: {said}; last seen: {found!r}")
         await asyncio.sleep(every)
+        every = min(every * 1.3, longest)
+
+
+async def soon(holds: Callable[[], bool], patience: float = 30) -> None:
+    """As soon as it holds here, in this process."""
+    deadline = asyncio.get_running_loop().time() + patience
+    while not holds():
+        assert asyncio.get_running_loop().time() < deadline, "it never came about"
+        await asyncio.sleep(0.02)

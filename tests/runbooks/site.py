@@ -17,6 +17,7 @@ from temporalio.exceptions import ApplicationError
 from activities.releases import LedgerEntry
 from sandbox import connections
 from sandbox.house import House
+from tests.patience import eventually
 from workflows.model import RunbookResult, RunState
 
 STACK = "claude-projects-state-api-{stage}"
@@ -99,19 +100,20 @@ async def progress(handle: WorkflowHandle[Any, Any]) -> RunState:
 
 async def until(handle: WorkflowHandle[Any, Any], holds: Callable[[RunState], bool], patience: float = 60) -> RunState:
     """The run's state as soon as ``holds`` of it; fails with the last state seen."""
-    deadline = asyncio.get_running_loop().time() + patience
-    state: RunState | None = None
-    while asyncio.get_running_loop().time() < deadline:
+    seen: RunState | None = None
+
+    async def look() -> RunState | None:
+        nonlocal seen
         try:
-            state = await asyncio.wait_for(handle.query("progress", result_type=RunState), 5)
+            seen = await asyncio.wait_for(handle.query("progress", result_type=RunState), 5)
         except Exception:  # the worker is dead at the moment: that is what some of these tests are about
-            await asyncio.sleep(0.2)
-            continue
-        if holds(state):
-            return state
-        assert state.outcome is None, f"ended before that came about: {state.model_dump_json(indent=1)}"
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"never came about: {state.model_dump_json(indent=1) if state else 'no answer'}")
+            return None
+        if holds(seen):
+            return seen
+        assert seen.outcome is None, f"ended before that came about: {seen.model_dump_json(indent=1)}"
+        return None
+
+    return await eventually(look, lambda: seen.model_dump_json(indent=1) if seen else "no answer", patience)
 
 
 async def approve(handle: WorkflowHandle[Any, Any], by: str = "bob") -> None:

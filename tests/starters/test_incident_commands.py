@@ -8,8 +8,9 @@ import pytest
 from temporalio.client import Client
 
 from starters.problems import Code
+from tests.patience import soon
 from tests.starters.conftest import Cli, write_settings
-from tests.workflows.incident_world import World, situation, soon, working
+from tests.workflows.incident_world import World, situation, working
 from tests.workflows.probe import progress, until
 
 

@@ -22,7 +22,8 @@ from starlette.applications import Starlette
 from temporalio.client import Client
 
 from activities.settings import AlarmRule, Receiver, Settings
-from tests.workflows.incident_world import World, situation, soon, working
+from tests.patience import soon
+from tests.workflows.incident_world import World, situation, working
 from worker.receiver import Desk, receive
 from worker.sns import Sns, signed_text
 from worker.spool import Spool

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -217,10 +216,3 @@ async def begin(client: Client, queue: str, **inp: Any) -> WorkflowHandle[Any, A
 def _now() -> datetime:
     """Server time: with time being skipped it is not this machine's."""
     return activity.info().started_time
-
-
-async def soon(holds: Callable[[], bool], patience: float = 10) -> None:
-    deadline = asyncio.get_running_loop().time() + patience
-    while not holds():
-        assert asyncio.get_running_loop().time() < deadline, "it never came about"
-        await asyncio.sleep(0.02)

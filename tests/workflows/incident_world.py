@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -325,10 +325,3 @@ async def send(handle: WorkflowHandle[Any, Any], update: str, **message: Any) ->
 def _now() -> datetime:
     """Server time: with time being skipped it is not this machine's."""
     return activity.info().started_time
-
-
-async def soon(holds: Callable[[], bool], patience: float = 20) -> None:
-    deadline = asyncio.get_running_loop().time() + patience
-    while not holds():
-        assert asyncio.get_running_loop().time() < deadline, "it never came about"
-        await asyncio.sleep(0.02)

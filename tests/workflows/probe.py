@@ -23,6 +23,7 @@ from activities.messages import Announcement, Attempt, Delivery
 from activities.reports import RunRecord, render
 from activities.stage import Facts, Stage
 from activities.stages import Signers
+from tests.patience import eventually
 from tests.workflows.bare_stage import bare_stage
 from workflows.model import Kind, RunbookInput, RunbookResult, RunState, StepSpec
 from workflows.runbook import Runbook, RunbookSpec, Undo
@@ -229,21 +230,19 @@ async def progress(handle: WorkflowHandle[Any, Any]) -> RunState:
 
 async def until(handle: WorkflowHandle[Any, Any], holds: Any, patience: float = 15) -> RunState:
     """The run's state as soon as ``holds`` of it; fails with the last state seen."""
-    deadline = asyncio.get_running_loop().time() + patience
-    seen = "no such run"
-    while True:
+    seen: RunState | None = None
+
+    async def look() -> RunState | None:
+        nonlocal seen
         try:
-            state = await progress(handle)
+            seen = await progress(handle)
         except RPCError as error:
-            if error.status is not RPCStatusCode.NOT_FOUND:  # a child that is being started is not there yet
-                raise
-        else:
-            if holds(state):
-                return state
-            seen = state.model_dump_json(indent=1)
-        if asyncio.get_running_loop().time() > deadline:
-            raise AssertionError(f"never came about: {seen}")
-        await asyncio.sleep(0.02)
+            if error.status is RPCStatusCode.NOT_FOUND:  # a child that is being started is not there yet
+                return None
+            raise
+        return seen if holds(seen) else None
+
+    return await eventually(look, lambda: seen.model_dump_json(indent=1) if seen else "no such run", patience, 0.02)
 
 
 def at_gate(state: RunState) -> bool:

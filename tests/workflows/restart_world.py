@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -168,10 +167,3 @@ async def watchdog_of(client: Client, handle: WorkflowHandle[Any, Any]) -> Workf
     except Exception:
         return None
     return found
-
-
-async def soon(holds: Callable[[], bool], patience: float = 30) -> None:
-    deadline = asyncio.get_running_loop().time() + patience
-    while not holds():
-        assert asyncio.get_running_loop().time() < deadline, "it never came about"
-        await asyncio.sleep(0.02)

@@ -11,7 +11,8 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from tests.histories import keep
-from tests.workflows.incident_world import World, begin, send, situation, soon, working
+from tests.patience import soon
+from tests.workflows.incident_world import World, begin, send, situation, working
 from tests.workflows.probe import progress, until
 from workflows.model import Outcome, RunbookResult, RunState, State
 

@@ -9,7 +9,8 @@ from typing import Any
 import icalendar
 from temporalio.testing import WorkflowEnvironment
 
-from tests.workflows.incident_world import World, begin, send, situation, soon, working
+from tests.patience import soon
+from tests.workflows.incident_world import World, begin, send, situation, working
 from tests.workflows.probe import progress, until
 from workflows.catalog import RUNBOOKS
 from workflows.model import Outcome, RunbookResult, RunState

@@ -14,8 +14,9 @@ from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
 from tests.histories import keep
+from tests.patience import soon
 from tests.workflows.probe import failure, progress, until
-from tests.workflows.restart_world import QUICK, Boundaries, RestartWorld, begin, soon, watchdog_of, working
+from tests.workflows.restart_world import QUICK, Boundaries, RestartWorld, begin, watchdog_of, working
 from workflows.model import Outcome, RunbookResult, State
 from workflows.restart_judge import Rung, Verdict, judge, steps_up
 
