@@ -75,5 +75,7 @@ class WorkerChild:
             self._say(f"worker started again, process {self.pid}; runs go on where they were")
 
     def _last_words(self) -> str:
+        if (code := self._process.poll()) is not None and code < 0:  # its guard died with it, and could not tell
+            return f"killed by signal {-code}"
         lines = self._log.read_text(errors="replace").splitlines()
         return lines[-1].strip() if lines else "it left no log"

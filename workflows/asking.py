@@ -138,7 +138,7 @@ class Asking(Steps[I]):
                     self._expire(gate)
                 else:
                     reminders += 1
-                    still = f"Still waits for you, until {gate.deadline:%H:%M} UTC: {gate.question}"
+                    still = f"Still waits for you, until {gate.deadline:%d %b %H:%M} UTC: {gate.question}"
                     self.announce(f"gate-{gate.id}-{gate.asked}-reminder-{reminders}", still, _plan_text(gate))
                     self.say(f"reminder {reminders} for gate '{gate.id}'")
         self._enter(Phase.LOOKING)
@@ -199,7 +199,7 @@ class Asking(Steps[I]):
                         await waiting.until(
                             lambda until=until: wait.until != until,  # type: ignore[misc]
                             at_most=pause,
-                            summary=f"{title}, until {until:%H:%M:%S} UTC",
+                            summary=f"{title}, until {until:%d %b %H:%M:%S} UTC",
                         )
                         by_hand = wait.until < until
                     except TimeoutError:

@@ -253,7 +253,7 @@ class OperatorSurface:
         message = read(ExtendWait, payload)
         wait = self._find_wait(message.wait)
         wait.until += message.duration
-        by = f"by {length(message.duration)}, until {wait.until:%H:%M:%S}{_because(message)}"
+        by = f"by {length(message.duration)}, until {wait.until:%d %b %H:%M:%S} UTC{_because(message)}"
         self.say(f"extends '{wait.title}' {by}", who=message.by, source="person")
         return f"'{wait.id}' now ends at {wait.until.isoformat()}"
 
