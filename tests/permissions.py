@@ -13,14 +13,16 @@ from activities.calls import Calls, kept
 from activities.permissions import documents
 
 ROOT = Path(__file__).parent.parent
+REFERENCES = ("secretsmanager:GetSecretValue", "ssm:GetParameter")
+"""Every runbook may have to read a reference: whose clients are made first, and kept for the others, is chance."""
+
 RECORDING = os.environ.get("RECORD_CALLS") == "1"
 
 
 def settle(seen: Calls) -> None:
     """Fail when a call was made that no policy allows; when recording, keep it."""
     known = kept()
-    # A runbook whose calls have never been kept is new: its first recording adds it.
-    unknown = [line for line in seen.missing_from(known) if line.partition(":")[0] in known.aws]
+    unknown = seen.missing_from(known)
     if RECORDING:
         for system in ("aws", "mongodb", "atlas"):
             for workflow, calls in getattr(seen, system).items():
@@ -36,6 +38,9 @@ def settle(seen: Calls) -> None:
 
 def write(calls: Calls) -> None:
     """Keep the calls, and make the documents of them."""
+    for workflow in list(calls.aws):
+        for call in REFERENCES:
+            calls.add("aws", workflow, call)
     ordered = {system: dict(sorted(getattr(calls, system).items())) for system in ("aws", "mongodb", "atlas")}
     (ROOT / "activities" / "calls.json").write_text(json.dumps(ordered, indent=1) + "\n")
     for name, document in documents(calls).items():

@@ -11,7 +11,6 @@ import pymongo
 
 from sandbox import mongodb
 from sandbox.api import tokens
-from sandbox.api.stack import secret_parameter
 from sandbox.state import Vault
 from tests.chaos.ground import Ground
 from tests.runbooks.site import Site
@@ -123,8 +122,7 @@ SLOTS = ("primary", "backup", "internal")
 
 
 def _secret(ground: Ground, name: str) -> str:
-    found = at(ground, "staging").aws("ssm").get_parameter(Name=secret_parameter("staging", name), WithDecryption=True)
-    return str(found["Parameter"]["Value"])
+    return at(ground, "staging").secret(name)
 
 
 def _asked(ground: Ground, path: str, headers: dict[str, str]) -> int:

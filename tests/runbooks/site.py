@@ -16,6 +16,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.releases import LedgerEntry
 from sandbox import connections
+from sandbox.api.stack import secret_parameter
 from sandbox.house import House
 from tests.patience import eventually
 from workflows.model import RunbookResult, RunState
@@ -37,6 +38,11 @@ class Site:
 
     def aws(self, service: str) -> Any:
         return connections.client(service, self.environment["AWS_ENDPOINT_URL"])
+
+    def secret(self, name: str) -> str:
+        """A secret as the API reads it."""
+        path = secret_parameter(self.stage, name)
+        return str(self.aws("ssm").get_parameter(Name=path, WithDecryption=True)["Parameter"]["Value"])
 
     @property
     def stack(self) -> str:

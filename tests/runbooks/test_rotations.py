@@ -36,13 +36,6 @@ def facts(site: Site) -> dict[str, Any]:
     return stage
 
 
-def stored(site: Site, name: str) -> str:
-    """A secret as the API reads it."""
-    path = f"/sst/state-api/{STAGE}/Secret/{name}/value"
-    value: str = site.aws("ssm").get_parameter(Name=path, WithDecryption=True)["Parameter"]["Value"]
-    return value
-
-
 def let_in(site: Site, token: str) -> int:
     url = facts(site)["url"] + "/tokens/self"
     return httpx.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=30).status_code
@@ -50,11 +43,11 @@ def let_in(site: Site, token: str) -> int:
 
 async def test_a_release_with_one_slot_is_found_out_and_one_with_two_is_rotated(site: Site) -> None:
     site.deploy("one-secret")
-    before = stored(site, "JwtSecret")
+    before = site.secret("JwtSecret")
     handle = await site.start("SigningSecretRotation", reason="twice a year", skew="PT1S")
     error = await failure(handle)
     assert error.type == "NotDual", error.message
-    assert stored(site, "JwtSecret") == before
+    assert site.secret("JwtSecret") == before
     await keep(handle, "SigningSecretRotation", "one-slot")
 
     site.deploy("good", token_seconds=LIFE)
@@ -62,7 +55,7 @@ async def test_a_release_with_one_slot_is_found_out_and_one_with_two_is_rotated(
     result = await finished(handle, 180)
     assert result.outcome is Outcome.COMPLETED, result
     assert [item.id for item in result.checklist if not item.done] == []
-    after = tokens.Keyring.of(stored(site, "JwtSecret"))
+    after = tokens.Keyring.of(site.secret("JwtSecret"))
     assert len(after.keys) == 1
     assert let_in(site, after.issue(60)) == 200
     assert let_in(site, tokens.Keyring.of(before).issue(60)) == 401
@@ -72,7 +65,7 @@ async def test_a_release_with_one_slot_is_found_out_and_one_with_two_is_rotated(
 
 
 async def test_the_database_user_is_replaced(site: Site) -> None:
-    before = stored(site, "MongoDBUri")
+    before = site.secret("MongoDBUri")
     old = user_of(before).name
     handle = await site.start("DatabaseCredentialRotation", reason="every 6 months", quiet="PT1S", patience="PT2S")
     # The embedded server does not name the users of its connections, so people are asked.
@@ -81,7 +74,7 @@ async def test_the_database_user_is_replaced(site: Site) -> None:
     await handle.signal("approve", {"by": "bob", "reason": "the API is its only user"})
     result = await finished(handle, 120)
     assert result.outcome is Outcome.COMPLETED, result
-    after = stored(site, "MongoDBUri")
+    after = site.secret("MongoDBUri")
     assert user_of(after).name == result.facts["new_user"] != old
     with pymongo.MongoClient[Any](after) as client:
         assert client[facts(site)["database"]["name"]]["sessions"].estimated_document_count() > 0

@@ -64,11 +64,12 @@ class CredentialWorld(World):
         self.holders: tuple[str, ...] = ()
         self.new_works = True
         self.ready = True
+        self.needs_old = False
         self.looked: list[datetime] = []
 
     @activity.defn(name="api.health")
     async def health(self, _check: HealthCheck) -> Health:
-        ok = self.ready and self.served in self.users
+        ok = self.ready and self.served in self.users and (OLD in self.users or not self.needs_old)
         return Health(summary="ready" if ok else "not ready: HTTP 503", ok=ok, consecutive=1, checks=1)
 
     @activity.defn(name="deployments.again")

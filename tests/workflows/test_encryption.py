@@ -173,7 +173,7 @@ async def test_a_worker_without_the_key_says_so_in_one_line_and_leaves_the_run_a
         assert f"lacks the key {KEYRING.keys[0].id}" in line
         assert "\n" not in line
     async with working(client, world, queue=queue, **UNCACHED):
-        await until(handle, at_gate)
+        await until(handle, at_gate, 60)  # each refused task has made the server wait longer before the next
     await handle.terminate("seen")
 
 
