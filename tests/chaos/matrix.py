@@ -13,7 +13,7 @@ from temporalio.client import Client
 from sandbox.house import House
 from tests.chaos.faults import MODES, Kills, Proxy, hub_fails
 from tests.chaos.ground import Ending, Ground
-from tests.chaos.scenarios import Scenario
+from tests.chaos.scenario import Scenario
 from workflows.plugin import RunbooksPlugin
 
 PHASES = ("before", "during", "after")

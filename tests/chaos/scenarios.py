@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -12,28 +10,11 @@ import pymongo
 from sandbox import mongodb
 from sandbox.api import tokens
 from sandbox.state import Vault
+from tests.chaos.everyday import EVERYDAY
 from tests.chaos.ground import Ground
-from tests.runbooks.site import Site
+from tests.chaos.scenario import Scenario, at, live
 
 Documents = pymongo.collection.Collection[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Scenario:
-    name: str
-    runbook: str
-    prepare: Callable[[Ground], dict[str, Any]]
-    """Brings the stage to where the run begins; returns its input."""
-    state: Callable[[Ground], dict[str, Any]]
-    """What the run is for, looked up afterwards where it really is."""
-    traffic: float = 0
-    """Requests a second at production while it runs."""
-    beside: Callable[[Any], Awaitable[None]] | None = None
-    """What people do beside answering gates, given the run's handle; repeated until it has worked."""
-
-
-def at(ground: Ground, stage: str) -> Site:
-    return Site(ground.house, ground.client, stage)
 
 
 def sessions(ground: Ground, stage: str) -> Documents:
@@ -49,15 +30,6 @@ def _broken(ground: Ground, **inp: Any) -> dict[str, Any]:
     ground.house.deploy("production", "good")
     ground.house.deploy("production", "broken")
     return inp
-
-
-def _live(ground: Ground) -> dict[str, Any]:
-    site = at(ground, "production")
-    alias = site.aws("lambda").get_alias(FunctionName=site.stack, Name="live")
-    return {
-        "live": site.health()["label"],
-        "split": alias.get("RoutingConfig", {}).get("AdditionalVersionWeights", {}),
-    }
 
 
 CANARY = {
@@ -105,6 +77,20 @@ def _environments(ground: Ground) -> dict[str, Any]:
         "without": sessions(ground, "production").count_documents({"environment": {"$exists": False}}),
         "with": sessions(ground, "production").count_documents({"chaos": True, "environment": "production"}),
     }
+
+
+INDEX = {"kind": "add_index", "collection": "sessions", "keys": {"owner": 1, "created_at": -1}}
+
+
+def _unindexed(ground: Ground) -> dict[str, Any]:
+    _without_environment(ground)
+    for stage in ("staging", "production"):
+        sessions(ground, stage).drop_indexes()
+    return {"change": INDEX}
+
+
+def _indexes(ground: Ground) -> dict[str, Any]:
+    return {stage: sorted(sessions(ground, stage).index_information()) for stage in ("staging", "production")}
 
 
 def _backup(ground: Ground) -> dict[str, Any]:
@@ -234,11 +220,12 @@ async def _closed(handle: Any) -> None:
 
 
 SCENARIOS = (
-    Scenario("rollback", "QuickRollback", _broken, _live, traffic=4),
-    Scenario("rollback-alias", "QuickRollback", lambda ground: _broken(ground, strategy="alias"), _live, traffic=4),
-    Scenario("canary", "CanaryRollback", lambda ground: _broken(ground, **CANARY), _live, traffic=8),
+    Scenario("rollback", "QuickRollback", _broken, live, traffic=4),
+    Scenario("rollback-alias", "QuickRollback", lambda ground: _broken(ground, strategy="alias"), live, traffic=4),
+    Scenario("canary", "CanaryRollback", lambda ground: _broken(ground, **CANARY), live, traffic=8),
     Scenario("update", "BatchedUpdate", _update, _environments),
     Scenario("migration", "DatabaseMigration", _migration, _environments),
+    Scenario("index", "DatabaseMigration", _unindexed, _indexes),
     Scenario("backup", "DatabaseBackup", _backup, _databases),
     Scenario("drill", "RestoreDrill", lambda _ground: {"stage": "staging"}, _databases),
     Scenario("keys", "ApiKeyRotation", _keys, _accepted),
@@ -246,5 +233,6 @@ SCENARIOS = (
     Scenario("credentials", "DatabaseCredentialRotation", _credentials, _users),
     Scenario("restart", "ServiceRestart", _restart, _let_in, traffic=8),
     Scenario("pool", "ConnectionPoolScaling", _pool, _as_wanted),
-    Scenario("incident", "Incident", _incident, _live, traffic=8, beside=_closed),
+    Scenario("incident", "Incident", _incident, live, traffic=8, beside=_closed),
+    *EVERYDAY,
 )

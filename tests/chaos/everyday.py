@@ -1,0 +1,81 @@
+"""Scenarios of the runbooks that look, rehearse, or change one small thing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from activities.secret_refs import fingerprint
+from sandbox.api.stack import limits_parameter
+from tests.chaos.ground import Ground
+from tests.chaos.scenario import Scenario, at, live
+
+SOON = {"window": "PT5S", "stable_for": "PT2S", "look_every": "PT1S", "patience": "PT20S", "profile_for": "PT0S"}
+"""Of the symptoms: nothing is wrong, which has to come out however often the worker dies."""
+
+LOAD = {"requests": 40, "concurrency": 2}
+
+
+def _nothing(_ground: Ground) -> dict[str, Any]:
+    """The run only looks."""
+    return {}
+
+
+def _released(ground: Ground) -> dict[str, Any]:
+    for release in ("better", "good"):
+        ground.house.deploy("staging", release)
+    return {"stage": "staging", "release": "better", "reason": "release of the week"}
+
+
+def _well(ground: Ground) -> dict[str, Any]:
+    ground.house.deploy("production", "good")
+    return {"reason": "is it slow?", **SOON}
+
+
+def _other_memory(ground: Ground) -> dict[str, Any]:
+    size = 1024 if _configuration(ground)["memory"] != 1024 else 768
+    ground.before = {"wanted": str(size)}
+    return {"stage": "staging", "memory_mb": size, "load": LOAD, "window": "PT3S", "reason": "slow"}
+
+
+def _configuration(ground: Ground) -> dict[str, Any]:
+    site = at(ground, "staging")
+    functions = site.aws("lambda")
+    found = functions.get_function_configuration(FunctionName=site.stack, Qualifier="live")
+    return {"memory": found["MemorySize"]}
+
+
+def _has_it(ground: Ground) -> dict[str, Any]:
+    return {"as wanted": str(_configuration(ground)["memory"]) == ground.before["wanted"]}
+
+
+def _client(ground: Ground) -> str:
+    return fingerprint(ground.house.key("production", "backup"))
+
+
+def _unlimited(ground: Ground) -> dict[str, Any]:
+    at(ground, "production").aws("ssm").put_parameter(
+        Name=limits_parameter("production"), Value="{}", Type="String", Overwrite=True
+    )
+    return {"client": _client(ground), "per_minute": 60, "window": "PT1M", "watch": "PT2S", "reason": "it hammers"}
+
+
+def _limits(ground: Ground) -> dict[str, Any]:
+    found = at(ground, "production").aws("ssm").get_parameter(Name=limits_parameter("production"))
+    limits: dict[str, Any] = json.loads(found["Parameter"]["Value"])
+    return {"limits": {client: limit["per_minute"] for client, limit in limits.items()}}
+
+
+REHEARSED = {"only": ["QuickRollback", "DatabaseBackup"], "reason": "monthly rehearsal"}
+
+EVERYDAY = (
+    Scenario("deploy", "Deploy", _released, lambda ground: live(ground, "staging")),
+    Scenario("slow", "PerformanceDegradation", _well, _nothing, traffic=8),
+    Scenario("errors", "HighErrorRate", _well, _nothing, traffic=8),
+    Scenario("heavy", "HighMemoryUsage", _well, _nothing, traffic=8),
+    Scenario("diagnosis", "Diagnosis", lambda _ground: {"reason": "is it slow?"}, _nothing, traffic=8),
+    Scenario("rehearsal", "Rehearsal", lambda _ground: REHEARSED, _nothing),
+    Scenario("load", "LoadTest", lambda _ground: {"stage": "staging", "reason": "spring", **LOAD}, _nothing),
+    Scenario("memory", "VerticalScaling", _other_memory, _has_it),
+    Scenario("limit", "ClientRateLimit", _unlimited, _limits, traffic=8),
+)
