@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import botocore.exceptions
 from temporalio.exceptions import ApplicationError
 
-from activities.errors import from_aws, lasting
+from activities.errors import from_aws, lasting, passing
 from activities.redaction import never_print
 from activities.stage import SecretRef
 
@@ -120,13 +120,19 @@ class SecretResolver:
         return value
 
     def _parameter(self, name: str) -> str:
-        return self._ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"].get("Value", "")
+        found = self._ssm.get_parameter(Name=name, WithDecryption=True).get("Parameter")
+        if found is None:
+            raise _strange(f"ssm:{name}")
+        return found.get("Value", "")
 
     def _secret(self, ref: SecretRef, place: str) -> str:
         name, _, field = place.partition("#")
-        text = self._secretsmanager.get_secret_value(SecretId=name).get("SecretString")
-        if text is None:
+        found = self._secretsmanager.get_secret_value(SecretId=name)
+        text = found.get("SecretString")
+        if text is None and "SecretBinary" in found:
             raise _unusable(ref, "the secret is binary. Store it as text")
+        if text is None:
+            raise _strange(ref)
         if not field:
             return text
         try:
@@ -136,6 +142,10 @@ class SecretResolver:
         if not isinstance(fields, dict) or not isinstance(fields.get(field), str):
             raise _unusable(ref, f"the secret has no text field {field}. Add it, or correct the reference")
         return str(fields[field])
+
+
+def _strange(ref: SecretRef) -> ApplicationError:
+    return passing(f"could not read the secret {ref}: AWS, or something in front of it, answered with no secret at all")
 
 
 def _unusable(ref: SecretRef, why: str) -> ApplicationError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from uuid import uuid4
 
@@ -94,3 +96,29 @@ def test_unknown_kind_is_refused(resolver: SecretResolver) -> None:
 
 def test_fingerprint_is_the_start_of_the_sha256() -> None:
     assert fingerprint(VALUE) == hashlib.sha256(VALUE.encode()).hexdigest()[:12]
+
+
+class _Page(BaseHTTPRequestHandler):
+    """What a gateway or a proxy puts in front of a service when it wants people to sign in."""
+
+    def do_POST(self) -> None:
+        page = b"<html><body>Please sign in</body></html>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+def test_an_answer_without_any_secret_may_pass() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        there = f"http://127.0.0.1:{server.server_port}"
+        resolver = SecretResolver(aws_client("ssm", there), aws_client("secretsmanager", there))
+        for ref in ("ssm:/x", "secretsmanager:x"):
+            error = refusal(resolver, ref)
+            assert not error.non_retryable, error
+            assert ref in error.message
+        server.shutdown()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import random
 import re
@@ -15,6 +16,7 @@ import socket
 import struct
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -46,13 +48,23 @@ _HUB_MODES: dict[Mode, dict[str, Any]] = {
 }
 
 
-class Proxy:
-    """In front of the embedded AWS and of the API behind its gateway: every operation meets the fault at first."""
+class Ways:
+    """In which way each operation fails: all in one way, or, from a seed, each in its own."""
 
-    def __init__(self, upstream: str, mode: Mode) -> None:
+    def __init__(self, mode: Mode | None, seed: int = 0) -> None:
+        self._mode, self._seed = mode, seed
+
+    def of(self, operation: str) -> Mode:
+        return self._mode or MODES[(zlib.crc32(operation.encode()) + self._seed) % len(MODES)]
+
+
+class Proxy:
+    """In front of the embedded AWS and of the API behind its gateway: every operation meets its fault at first."""
+
+    def __init__(self, upstream: str, ways: Ways) -> None:
         host, _, port = upstream.removeprefix("http://").partition(":")
         self.upstream = (host, int(port.strip("/")))
-        self.mode, self.met = mode, Counter[str]()
+        self._ways, self.met = ways, Counter[str]()
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.daemon_threads = True
@@ -60,10 +72,18 @@ class Proxy:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def meets(self, operation: str) -> bool:
+    def fault(self, operation: str) -> Mode | None:
+        """How this call of the operation fails; None when it has failed often enough."""
+        mode = self._ways.of(operation)
         with self._lock:
             self.met[operation] += 1
-            return self.met[operation] <= TIMES.get(self.mode, 3)
+            return mode if self.met[operation] <= TIMES.get(mode, 3) else None
+
+    @property
+    def pairs(self) -> set[tuple[str, str]]:
+        """Each operation that was asked for, and how it failed."""
+        with self._lock:
+            return {(operation, self._ways.of(operation)) for operation in self.met}
 
     def close(self) -> None:
         self._server.shutdown()
@@ -80,7 +100,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         proxy: Proxy = self.server.proxy  # type: ignore[attr-defined]
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = proxy.mode if proxy.meets(_operation(self, body)) else None
+        operation = _operation(self, body)
+        fault = proxy.fault(operation)
         if fault == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True
@@ -91,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault is None or fault == "slow":
             self._pass_on(proxy, body, slow=fault == "slow")
         else:
-            self._answer(*_ANSWERS[fault])
+            self._answer(*_refusal(fault, operation.partition(" ")[0], in_xml=b"Action=" in body))
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = _handle
 
@@ -126,20 +147,27 @@ class _Handler(BaseHTTPRequestHandler):
                     time.sleep(0.2)
 
 
-_ANSWERS: dict[str, tuple[int, dict[str, str], bytes]] = {
-    "500": (500, {"Content-Type": "application/json"}, b'{"message": "internal error"}'),
-    "throttled": (
-        429,
-        {"Content-Type": "application/json", "Retry-After": "1", "x-amzn-errortype": "ThrottlingException"},
-        b'{"__type": "ThrottlingException", "message": "Rate exceeded"}',
-    ),
-    "garbage": (200, {"Content-Type": "text/html"}, b"<html><body>Please sign in to the network</body></html>"),
-    "expired": (
-        403,
-        {"Content-Type": "application/json", "x-amzn-errortype": "ExpiredTokenException"},
-        b'{"__type": "ExpiredTokenException", "message": "The security token included in the request is expired"}',
-    ),
+_REFUSALS: dict[str, tuple[int, str, str]] = {
+    "500": (500, "InternalFailure", "internal error"),
+    "throttled": (429, "ThrottlingException", "Rate exceeded"),
+    "expired": (403, "ExpiredTokenException", "The security token included in the request is expired"),
 }
+_CODES_IN_XML = {"InternalFailure": "InternalError", "ThrottlingException": "SlowDown"}
+
+
+def _refusal(mode: str, service: str, in_xml: bool) -> tuple[int, dict[str, str], bytes]:
+    """As the service itself says it: S3 and the older ones in XML, the others in JSON with the error's type beside."""
+    if mode == "garbage":
+        return 200, {"Content-Type": "text/html"}, b"<html><body>Please sign in to the network</body></html>"
+    status, code, message = _REFUSALS[mode]
+    headers = {"Retry-After": "1"} if mode == "throttled" else {}
+    if service == "s3" or in_xml:
+        code = _CODES_IN_XML.get(code, "ExpiredToken") if service == "s3" else code.removesuffix("Exception")
+        error = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+        body = error if service == "s3" else f"<ErrorResponse>{error}<RequestId>1</RequestId></ErrorResponse>"
+        return status, headers | {"Content-Type": "text/xml"}, body.encode()
+    headers |= {"Content-Type": "application/json", "x-amzn-errortype": code}
+    return status, headers, json.dumps({"__type": code, "message": message}).encode()
 
 
 def _operation(handler: _Handler, body: bytes) -> str:
@@ -151,13 +179,13 @@ def _operation(handler: _Handler, body: bytes) -> str:
 
 
 @contextlib.contextmanager
-def hub_fails(house: House, mode: Mode) -> Iterator[None]:
-    """Every service of the people's tools meets the fault at first."""
+def hub_fails(house: House, ways: Ways) -> Iterator[None]:
+    """Every service of the people's tools meets its fault at first."""
     hub = next(f"http://127.0.0.1:{part.ports['hub']}" for part in house.status() if part.name == "hub")
     channels = ("slack", "pagerduty", "github", "webhook", "atlas")
     with httpx.Client(base_url=hub, trust_env=False) as client:
         for channel in channels:
-            fault = {"target": channel, "times": 2, **_HUB_MODES[mode]}
+            fault = {"target": channel, "times": 2, **_HUB_MODES[ways.of(channel)]}
             client.post("/_control/fail", json=fault).raise_for_status()
         try:
             yield

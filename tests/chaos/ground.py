@@ -77,6 +77,8 @@ class Ending:
     """How they are after it."""
     effects: Counter[str] = field(default_factory=Counter)
     faults: int = 0
+    pairs: set[tuple[str, str]] = field(default_factory=set)
+    """Operations of dependencies, and how each failed."""
     seconds: float = 0
 
     def differences(self, from_other: Ending) -> list[str]:

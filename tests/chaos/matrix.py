@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import zlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from temporalio.client import Client
 
 from sandbox.house import House
-from tests.chaos.faults import MODES, Kills, Proxy, hub_fails
+from tests.chaos.faults import MODES, Kills, Proxy, Ways, hub_fails
 from tests.chaos.ground import Ending, Ground
 from tests.chaos.scenario import Scenario
 from workflows.plugin import RunbooksPlugin
@@ -22,7 +23,12 @@ PHASES = ("before", "during", "after")
 PARTS = {"temporal dies": "temporal", "database dies": "mongodb"}
 """What is killed at random moments, and started again on what it left on disk."""
 
-FAULTS: tuple[str, ...] = (*PHASES, *PARTS, *MODES)
+MIXED = {"mixed": 0, "mixed again": 3}
+"""Each operation fails in its own way, from a seed: over all scenarios the common ones fail in all of them."""
+
+FAULTS: tuple[str, ...] = (*PHASES, *PARTS, *MIXED, *MODES)
+WHOLE: tuple[str, ...] = (*PHASES, *PARTS, *MIXED)
+"""What the whole proof does to every scenario; one mode for all operations is there to look closer."""
 PORTS = dict.fromkeys(("temporal", "temporal-ui", "aws", "alerts", "mongodb", "hub"), 0)
 PATIENCE = 600.0
 
@@ -84,22 +90,26 @@ async def one(on: Ground, scenario: Scenario, fault: str) -> Ending:
     phase = fault if fault in PHASES else "undisturbed"
     with contextlib.ExitStack() as stack:
         stack.enter_context(traffic(on, scenario))
+        proxy: Proxy | None = None
         settings, counted = {}, lambda: on.notes(scenario.name).kills(phase)
-        if fault in MODES:
-            proxy = Proxy(on.house.environment()["AWS_ENDPOINT_URL"], fault)
+        if fault in MODES or fault in MIXED:
+            seed = MIXED.get(fault, 0) + zlib.crc32(scenario.name.encode())
+            ways = Ways(fault if fault in MODES else None, seed)
+            proxy = Proxy(on.house.environment()["AWS_ENDPOINT_URL"], ways)
             stack.callback(proxy.close)
-            stack.enter_context(hub_fails(on.house, fault))
+            stack.enter_context(hub_fails(on.house, ways))
             settings, counted = on.through(proxy.url), lambda: len(proxy.met)
         stack.enter_context(on.worker(scenario.name, phase, settings))
         if fault in PARTS:
             kills = stack.enter_context(Kills(on.house, PARTS[fault], seed=len(scenario.name)))
             counted = lambda: kills.count  # noqa: E731
         ending = await on.play(scenario.runbook, inp, PATIENCE, scenario.beside)
+        ending.pairs = proxy.pairs if proxy else set()
     ending.found, ending.state, ending.faults = found, scenario.state(on), counted()
     return ending
 
 
-async def rows(on: Ground, scenario: Scenario, faults: Sequence[str] = FAULTS) -> AsyncIterator[Row]:
+async def rows(on: Ground, scenario: Scenario, faults: Sequence[str] = WHOLE) -> AsyncIterator[Row]:
     """The scenario under each of the faults."""
     undisturbed = await one(on, scenario, "none")
     for fault in faults:

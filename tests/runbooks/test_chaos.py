@@ -1,0 +1,47 @@
+"""The short form of ``make chaos``: one runbook under two faults, and that the proof would see what it looks for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from temporalio.client import Client
+
+from sandbox.house import House
+from tests.chaos.ground import Ending, Ground
+from tests.chaos.matrix import Row, rows
+from tests.chaos.scenarios import SCENARIOS
+from tests.runbooks.conftest import WorkerProcess
+
+ROLLBACK = next(scenario for scenario in SCENARIOS if scenario.name == "rollback-alias")
+
+
+async def test_killed_after_every_activity_or_refused_at_first_a_rollback_ends_the_same(
+    house: House, worker: WorkerProcess, runs: Client, tmp_path: Path
+) -> None:
+    worker.stop()  # it would take the tasks of the one that is to die
+    found = {row.fault: row async for row in rows(Ground(house, runs, tmp_path), ROLLBACK, ("after", "mixed"))}
+    assert {fault: row.verdict for fault, row in found.items()} == dict.fromkeys(found, "the same end, nothing twice")
+    assert found["after"].ending.faults >= 10
+    assert found["mixed"].ending.faults >= 5
+
+
+def ending(outcome: str = "completed", state: str = "good", left: tuple[str, ...] = (), **effects: int) -> Ending:
+    found = {"live": "broken"}
+    return Ending(outcome, "", {"api": True}, list(left), found, {"live": state}, Counter(effects))
+
+
+def verdict(disturbed: Ending) -> Row:
+    return Row(ROLLBACK, "after", disturbed, ending(deployments=1, pages=1))
+
+
+def test_what_is_made_twice_or_left_or_missing_is_no_good_end() -> None:
+    assert verdict(ending(deployments=1, pages=1)).good
+    assert "deployments: 2 instead of 1" in verdict(ending(deployments=2, pages=1)).verdict
+    assert not verdict(ending(deployments=2, pages=1)).good
+    assert not verdict(ending(deployments=1)).good, "a page that never came"
+    assert not verdict(ending(state="broken", deployments=1, pages=1)).good
+    assert not verdict(ending("failed", "good", deployments=1, pages=1)).good, "failed, and not as it was found"
+    assert not verdict(ending("failed", "broken", ("alias",), deployments=1, pages=1)).good
+    assert verdict(ending("failed", "broken")).good, "a clear failure with everything undone"
+    assert not verdict(ending("failed", "broken", deployments=2)).good
