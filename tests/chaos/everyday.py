@@ -10,7 +10,7 @@ from sandbox.api.stack import limits_parameter
 from tests.chaos.ground import Ground
 from tests.chaos.scenario import Scenario, at, live
 
-SOON = {"window": "PT5S", "stable_for": "PT2S", "look_every": "PT1S", "patience": "PT20S", "profile_for": "PT0S"}
+SOON = {"window": "PT10S", "stable_for": "PT2S", "look_every": "PT1S", "patience": "PT20S", "profile_for": "PT0S"}
 """Of the symptoms: nothing is wrong, which has to come out however often the worker dies."""
 
 LOAD = {"requests": 40, "concurrency": 2}
@@ -35,7 +35,7 @@ def _well(ground: Ground) -> dict[str, Any]:
 def _other_memory(ground: Ground) -> dict[str, Any]:
     size = 1024 if _configuration(ground)["memory"] != 1024 else 768
     ground.before = {"wanted": str(size)}
-    return {"stage": "staging", "memory_mb": size, "load": LOAD, "window": "PT3S", "reason": "slow"}
+    return {"stage": "staging", "memory_mb": size, "load": LOAD, "window": "PT10S", "reason": "slow"}
 
 
 def _configuration(ground: Ground) -> dict[str, Any]:
@@ -50,14 +50,14 @@ def _has_it(ground: Ground) -> dict[str, Any]:
 
 
 def _client(ground: Ground) -> str:
-    return fingerprint(ground.house.key("production", "backup"))
+    return fingerprint(ground.house.key("production", "primary"))
 
 
 def _unlimited(ground: Ground) -> dict[str, Any]:
     at(ground, "production").aws("ssm").put_parameter(
         Name=limits_parameter("production"), Value="{}", Type="String", Overwrite=True
     )
-    return {"client": _client(ground), "per_minute": 60, "window": "PT1M", "watch": "PT2S", "reason": "it hammers"}
+    return {"client": _client(ground), "per_minute": 60, "window": "PT1M", "watch": "PT5S", "reason": "it hammers"}
 
 
 def _limits(ground: Ground) -> dict[str, Any]:
@@ -66,7 +66,11 @@ def _limits(ground: Ground) -> dict[str, Any]:
     return {"limits": {client: limit["per_minute"] for client, limit in limits.items()}}
 
 
-REHEARSED = {"only": ["QuickRollback", "DatabaseBackup"], "reason": "monthly rehearsal"}
+def _ready(ground: Ground) -> dict[str, Any]:
+    for release in ("better", "good"):  # then there is something to go back to
+        ground.house.deploy("production", release)
+    return {"only": ["QuickRollback", "DatabaseBackup"], "reason": "monthly rehearsal"}
+
 
 EVERYDAY = (
     Scenario("deploy", "Deploy", _released, lambda ground: live(ground, "staging")),
@@ -74,7 +78,7 @@ EVERYDAY = (
     Scenario("errors", "HighErrorRate", _well, _nothing, traffic=8),
     Scenario("heavy", "HighMemoryUsage", _well, _nothing, traffic=8),
     Scenario("diagnosis", "Diagnosis", lambda _ground: {"reason": "is it slow?"}, _nothing, traffic=8),
-    Scenario("rehearsal", "Rehearsal", lambda _ground: REHEARSED, _nothing),
+    Scenario("rehearsal", "Rehearsal", _ready, _nothing),
     Scenario("load", "LoadTest", lambda _ground: {"stage": "staging", "reason": "spring", **LOAD}, _nothing),
     Scenario("memory", "VerticalScaling", _other_memory, _has_it),
     Scenario("limit", "ClientRateLimit", _unlimited, _limits, traffic=8),
