@@ -57,7 +57,7 @@ def _unlimited(ground: Ground) -> dict[str, Any]:
     at(ground, "production").aws("ssm").put_parameter(
         Name=limits_parameter("production"), Value="{}", Type="String", Overwrite=True
     )
-    return {"client": _client(ground), "per_minute": 60, "window": "PT1M", "watch": "PT5S", "reason": "it hammers"}
+    return {"client": _client(ground), "per_minute": 5, "window": "PT1M", "watch": "PT5S", "reason": "it hammers"}
 
 
 def _limits(ground: Ground) -> dict[str, Any]:
