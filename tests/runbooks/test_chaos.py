@@ -1,4 +1,4 @@
-"""The short form of ``make chaos``: one runbook whose worker dies all the time, and that the proof would see what it looks for."""
+"""The short form of ``make chaos``: one runbook whose worker dies all the time; and that the proof can fail at all."""
 
 from __future__ import annotations
 
