@@ -28,6 +28,10 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LIBC = ctypes.CDLL(None)
 
 
+ENDED = "ended by itself"
+"""How the line begins that a part's log ends with, when nobody stopped it."""
+
+
 class _Stop(Exception):
     """The part shall end."""
 
@@ -41,7 +45,7 @@ def main(owner: int, command: list[str]) -> NoReturn:
             threading.Thread(target=_stop_after, args=(owner,), daemon=True).start()
         code = child.wait()
         cause = f"signal {-code}" if code < 0 else f"exit code {code}"
-        print(f"ended by itself with {cause}", file=sys.stderr, flush=True)
+        print(f"{ENDED} with {cause}", file=sys.stderr, flush=True)
     except _Stop:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if child:

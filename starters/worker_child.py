@@ -75,7 +75,10 @@ class WorkerChild:
             self._say(f"worker started again, process {self.pid}; runs go on where they were")
 
     def _last_words(self) -> str:
-        if (code := self._process.poll()) is not None and code < 0:  # its guard died with it, and could not tell
-            return f"killed by signal {-code}"
-        lines = self._log.read_text(errors="replace").splitlines()
-        return lines[-1].strip() if lines else "it left no log"
+        """Its guard notes how it ended; nothing is noted when the guard was killed, too."""
+        from sandbox.guard import ENDED
+
+        *_, before, last = ["", "", *self._log.read_text(errors="replace").splitlines()]
+        if not last.startswith(ENDED):
+            return "killed"
+        return before.strip() or last if "exit code" in last else last
