@@ -66,7 +66,7 @@ class Proxy:
         self.upstream = (host, int(port.strip("/")))
         self._ways, self.met = ways, Counter[str]()
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.daemon_threads = True
         self._server.proxy = self  # type: ignore[attr-defined]
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -88,6 +88,11 @@ class Proxy:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: a worker that is killed breaks its connections."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -88,13 +88,16 @@ class Ending:
             for name, mine, others in (
                 ("outcome", self.outcome, from_other.outcome),
                 ("left undone", self.left_undone, from_other.left_undone),
-                *((f"item {key}", done, from_other.checklist.get(key)) for key, done in self.checklist.items()),
                 *((key, value, from_other.state.get(key)) for key, value in self.state.items()),
             )
             if mine != others
         ]
         fewer = [name for name, count in from_other.effects.items() if self.effects[name] < count]
         return found + [f"{name}: {self.effects[name]} instead of {from_other.effects[name]}" for name in fewer]
+
+    def unconfirmed(self, from_other: Ending) -> list[str]:
+        """Items of the checklist that the other one could confirm, and this one leaves open."""
+        return [key for key, done in from_other.checklist.items() if done and not self.checklist.get(key)]
 
     @property
     def undone(self) -> bool:

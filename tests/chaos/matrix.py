@@ -43,9 +43,17 @@ class Row:
     undisturbed: Ending
 
     @property
-    def good(self) -> bool:
-        """The same end as without the fault, or a clear failure with everything undone; and nothing twice."""
-        return not self.doubled and (not self.differences or self.ending.undone)
+    def mark(self) -> str:
+        """``=`` the same end; ``≈`` the same, with items left open that check what was failing; ``↩`` a clear failure
+        with everything undone; ``✘`` none of these, or something was done twice.
+        """
+        if self.doubled:
+            return "✘"
+        if self.differences:
+            return "↩" if self.ending.undone else "✘"
+        if self.unconfirmed:
+            return "≈" if self.fault in MIXED or self.fault in MODES else "✘"
+        return "="
 
     @property
     def differences(self) -> list[str]:
@@ -56,10 +64,18 @@ class Row:
         return self.ending.doubled(self.undisturbed)
 
     @property
+    def unconfirmed(self) -> list[str]:
+        return self.ending.unconfirmed(self.undisturbed)
+
+    @property
     def verdict(self) -> str:
-        if not self.good:
-            return "; ".join([*self.differences, *self.doubled, self.ending.summary])
-        return f"failed, all undone: {self.ending.summary}" if self.differences else "the same end, nothing twice"
+        found = [*self.differences, *self.doubled, *(f"{item} is not confirmed" for item in self.unconfirmed)]
+        said = {
+            "=": "the same end, nothing twice",
+            "≈": f"the same end, nothing twice; {', '.join(self.unconfirmed)} could not be confirmed",
+            "↩": f"failed, all undone: {self.ending.summary}",
+        }
+        return said.get(self.mark) or "; ".join([*found, self.ending.summary])
 
 
 @contextlib.asynccontextmanager

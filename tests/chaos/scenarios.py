@@ -190,10 +190,15 @@ def _let_in(ground: Ground) -> dict[str, Any]:
 
 def _pool(ground: Ground) -> dict[str, Any]:
     site = at(ground, "staging")
-    size = 5 if _pool_size(ground)["pool"] != "5" else 6
+    if int(_pool_size(ground)["pool"] or _SMALLEST) <= _SMALLEST:  # only smaller ones are taken without asking much
+        ground.house.deploy("staging", "good")
+    size = int(_pool_size(ground)["pool"] or 13) - 1
     ground.before = {"wanted": str(size)}
     load = {"requests": 40, "concurrency": 2}
     return {"stage": site.stage, "max_pool_size": size, "load": load, "window": "PT10S", "reason": "exhausted"}
+
+
+_SMALLEST = 5
 
 
 def _pool_size(ground: Ground) -> dict[str, Any]:
