@@ -13,7 +13,7 @@ from activities.deployment_models import FindTarget
 from activities.deployments import Deployments
 from activities.locks import LockRequest
 from workflows import policy
-from workflows.diagnosis_model import Remedy
+from workflows.diagnosis_model import Readings, Remedy
 from workflows.diagnosis_remedies import Context, remedy
 from workflows.diagnosis_tree import diagnose
 from workflows.incident_response import Response
@@ -49,14 +49,15 @@ class Recovery(Response):
         kept = "".join(sign if sign.isalnum() or sign in "_.-" else "-" for sign in self.state.workflow_id)
         return kept.lstrip("_.-")[:100] or "incident"
 
-    async def look_again(self) -> None:
+    async def look_again(self) -> Readings:
         """Diagnose anew; the evidence of the first look stays as it was frozen."""
         number = sum(step.id.startswith("again-") and step.id.endswith("-confirm") for step in self.state.steps) + 1
         seen = await self.look_everywhere(WINDOW, DEPLOYED_WITHIN, prefix=f"again-{number}-")
-        found = diagnose(seen.readings(), self.context)
-        self.situation.conclusion = found
+        readings = seen.readings()
+        self.situation.conclusion = found = diagnose(readings, self.context)
         self.say(f"diagnosed again: {found.summary}")
         self.news()
+        return readings
 
     # --- the options ----------------------------------------------------------------------------------------------
 
@@ -77,7 +78,7 @@ class Recovery(Response):
 
     def filled(self, runbook: str) -> Remedy | None:
         """The runbook as a person names it; None when its input cannot be worked out from what was measured."""
-        evidence = self.situation.evidence
+        evidence = self.situation.latest or self.situation.evidence
         return None if evidence is None else remedy(runbook, NAMED, self.context, evidence)
 
     async def offer_recoveries(self) -> None:

@@ -15,11 +15,11 @@ from activities.notifications import Notifications
 from activities.pulse import Pulse, Pulses, TakePulse
 from workflows import incident_clocks, meters, policy, waiting
 from workflows.details import length
-from workflows.diagnosis_model import Branch
+from workflows.diagnosis_model import Branch, Readings
 from workflows.incident_clocks import Event
 from workflows.incident_desk import Desk
 from workflows.incident_state import Call
-from workflows.incident_watch import HELPS_WITHIN, Turn, judge, turn
+from workflows.incident_watch import HELPS_WITHIN, Turn, judge, turn, unexplained
 from workflows.model import Kind, Phase, State
 from workflows.steps import describe
 
@@ -262,6 +262,8 @@ class Response(Desk):
             if what is not Turn.NONE:
                 looked = 0
                 await self._turned(what, verdict.text, rule.stable_for)
+            elif not verdict.good and unexplained(self.situation) and workflow.patched("explain what turned out bad"):
+                self.situation.latest = await self.look_again()
 
     async def _pulse(self) -> Pulse | None:
         now = workflow.now()
@@ -309,7 +311,7 @@ class Response(Desk):
         mild, now = self.policy.rule(self.book.severity).business_hours, workflow.now()
         return not mild or incident_clocks.in_business_hours(self.policy, now) == now
 
-    async def look_again(self) -> None:
+    async def look_again(self) -> Readings:
         """A second diagnosis: what was frozen at first stays as it is."""
         raise NotImplementedError
 

@@ -82,6 +82,7 @@ class Situation(BaseModel):
     cause: str | None = None
     evidence: Readings | None = Field(None, description="Frozen at the first look, before anything was changed")
     conclusion: Conclusion | None = None
+    latest: Readings | None = Field(None, description="Of a later look, where the first explained nothing")
     was_bad: bool = Field(False, description="Whether any look ever showed that something is wrong")
     alerts: list[str] = Field(default_factory=list)
     repeats: int = 0

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from activities.pulse import Pulse
+from workflows.diagnosis_model import Branch
 from workflows.incident_state import Look, Situation, Tried
 
 GOOD_ERRORS = 0.01
@@ -93,6 +94,16 @@ def _bad(situation: Situation) -> Turn:
         last.helped = False
         return Turn.DID_NOT_HELP
     return Turn.NONE
+
+
+def unexplained(situation: Situation) -> bool:
+    """Whether to diagnose anew: the service is bad, and the last diagnosis names nothing that could be done about it.
+
+    At the first look everything may have been away that could tell. Not at every look: after 2, 4, 8 and so on.
+    """
+    row = situation.bad_row
+    known = situation.conclusion is not None and situation.conclusion.branch not in (Branch.UNKNOWN, Branch.HEALTHY)
+    return not known and row >= BELIEVED and row & (row - 1) == 0
 
 
 def _last_remedy(situation: Situation) -> Tried | None:

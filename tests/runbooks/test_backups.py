@@ -32,10 +32,15 @@ async def approve(handle: Any, gate: str) -> None:
 
 @pytest.fixture
 def pointed_back(site: Site, worker: WorkerProcess) -> Iterator[None]:
-    """Afterwards the stage works on its own database again: other tests of this house do."""
+    """Afterwards the stage works on its own database again, with what was in it: other tests of this house do."""
     name = secret_parameter(STAGE, "MongoDBUri")
     uri = parameter(site, name)
-    yield
+    with pymongo.MongoClient[dict[str, Any]](parameter(site, operator_uri_parameter(STAGE))) as mongo:
+        sessions = mongo.get_default_database()["sessions"]
+        documents = list(sessions.find())
+        yield
+        sessions.delete_many({})
+        sessions.insert_many(documents)
     site.aws("ssm").put_parameter(Name=name, Value=uri, Type="SecureString", Overwrite=True)
     site.house.deploy(STAGE, "good", latency_ms=1)  # another release, so that no function that runs is kept
     worker.stop()  # it remembers secrets for a while

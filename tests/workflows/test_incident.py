@@ -191,6 +191,31 @@ async def test_a_remedy_that_does_not_help_is_said_and_the_next_is_offered(tempo
             await handle.terminate()
 
 
+async def test_what_nobody_could_tell_at_first_is_diagnosed_when_the_service_turns_out_bad(
+    temporal: WorkflowEnvironment,
+) -> None:
+    world = World("errors")
+    away = {"confirm", "metrics", "logs", "gateway_log", "database", "deployments"}
+    world.down = set(away)
+    with temporal.with_time_skipping_disabled():
+        async with working(temporal.client, world) as queue:
+            handle = await begin(temporal.client, queue, severity="P1")
+            state = await until(handle, lambda s: s.step("declare").state is State.DONE, 60)  # type: ignore[union-attr]
+            assert state.open_gate() is None, "nothing is known that could be offered"
+            world.down.clear()
+            await temporal.fast_forward(handle, 3 * MINUTE)
+            state = await until(handle, lambda s: s.open_gate() is not None)
+            assert state.gates[-1].plan["runbook"] == "QuickRollback"
+            assert "diagnosed again" in timeline(state)
+            seen = await situation(handle)
+            assert seen.evidence is not None
+            assert set(seen.evidence.failed_sources) >= {"metrics", "deployments"}, "the first look stays frozen"
+            await handle.signal("approve", {"by": "bob"})
+            await soon(lambda: bool(world.changes))
+            await keep(handle, "Incident", "explained-later")
+            await handle.terminate()
+
+
 async def test_a_no_goes_on_and_another_recovery_can_be_named(temporal: WorkflowEnvironment) -> None:
     world = World("errors")
     with temporal.with_time_skipping_disabled():
