@@ -86,9 +86,9 @@ async def test_incident_work_overtakes_what_was_waiting_before_it(client: Client
         await asked(incident)
         world.opened.set()
         await asyncio.gather(*(handle.result() for handle in (*before, incident)))
-    # A few of the others can be on their way to the worker already, one for each partition of the queue.
+    # Some of the others can be on their way to the worker already, a few for each partition of the queue.
     place = world.order.index(incident.id)
-    assert place <= 5, f"the incident's step came as number {place + 1} of {len(world.order)}"
+    assert place <= 8, f"the incident's step came as number {place + 1} of {len(world.order)}"
 
 
 class Elsewhere(World):
