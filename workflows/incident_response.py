@@ -262,7 +262,7 @@ class Response(Desk):
             if what is not Turn.NONE:
                 looked = 0
                 await self._turned(what, verdict.text, rule.stable_for)
-            elif not verdict.good and unexplained(self.situation) and workflow.patched("explain what turned out bad"):
+            elif unexplained(self.situation, verdict) and workflow.patched("explain what turned out bad"):
                 self.situation.latest = await self.look_again()
 
     async def _pulse(self) -> Pulse | None:

@@ -96,11 +96,14 @@ def _bad(situation: Situation) -> Turn:
     return Turn.NONE
 
 
-def unexplained(situation: Situation) -> bool:
-    """Whether to diagnose anew: the service is bad, and the last diagnosis names nothing that could be done about it.
+def unexplained(situation: Situation, verdict: Verdict) -> bool:
+    """Whether to diagnose anew: this look was bad, and the last diagnosis names nothing that could be done about it.
 
-    At the first look everything may have been away that could tell. Not at every look: after 2, 4, 8 and so on.
+    At the first look everything may have been away that could tell. Not at every look: after 2, 4, 8 and so on. A look
+    that could not tell is not counted, so it decides nothing either.
     """
+    if verdict.good is not False:
+        return False
     row = situation.bad_row
     known = situation.conclusion is not None and situation.conclusion.branch not in (Branch.UNKNOWN, Branch.HEALTHY)
     return not known and row >= BELIEVED and row & (row - 1) == 0
