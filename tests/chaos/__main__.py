@@ -59,7 +59,15 @@ async def lane(names: asyncio.Queue[str], faults: Sequence[str], found: list[Fou
             figures = f"{row['faults']:>4} {row['seconds']:>5} s"
             print(f"{name:<18} {row['fault']:<14} {figures}  {row['verdict']}", flush=True)
         if await process.wait():
-            found.append({"scenario": name, "mark": "✘", "verdict": "the proof itself failed, see above"})
+            found += [stamped(row) for row in broken_off(name, faults, found)]
+
+
+def broken_off(name: str, faults: Sequence[str], found: Sequence[Found]) -> list[Found]:
+    """Rows for what a scenario that broke off has not shown: a proof that failed is no good end."""
+    runbook = next(scenario.runbook for scenario in SCENARIOS if scenario.name == name)
+    told = {row["fault"] for row in found if row["scenario"] == name}
+    rest = {"faults": 0, "seconds": 0, "mark": "✘", "verdict": "the proof itself broke off", "pairs": []}
+    return [{"scenario": name, "runbook": runbook, "fault": fault, **rest} for fault in faults if fault not in told]
 
 
 async def side_by_side(names: Sequence[str], faults: Sequence[str]) -> int:
@@ -71,10 +79,10 @@ async def side_by_side(names: Sequence[str], faults: Sequence[str]) -> int:
     began = datetime.now(UTC)
     await asyncio.gather(*(lane(queue, faults, found) for _ in range(min(LANES, len(names)))))
     took = (datetime.now(UTC) - began).total_seconds()
-    keep((row for row in found if row.get("fault") in WHOLE), [scenario.name for scenario in SCENARIOS])
+    keep((row for row in found if row["fault"] in WHOLE), [scenario.name for scenario in SCENARIOS])
     bad = [row for row in found if row["mark"] == "✘"]
     print(f"written to {PAGE.relative_to(Path.cwd())}")
-    print(f"{len(found)} runs, {sum(row.get('faults', 0) for row in found)} faults, {len(bad)} bad ends, {took:.0f} s")
+    print(f"{len(found)} runs, {sum(row['faults'] for row in found)} faults, {len(bad)} bad ends, {took:.0f} s")
     return min(len(bad), 1)
 
 

@@ -33,31 +33,27 @@ def _well(ground: Ground) -> dict[str, Any]:
 
 
 def _other_memory(ground: Ground) -> dict[str, Any]:
-    size = 1024 if _configuration(ground)["memory"] != 1024 else 768
+    size = 1024 if _memory(ground) != 1024 else 768
     ground.before = {"wanted": str(size)}
     return {"stage": "staging", "memory_mb": size, "load": LOAD, "window": "PT10S", "reason": "slow"}
 
 
-def _configuration(ground: Ground) -> dict[str, Any]:
+def _memory(ground: Ground) -> int:
     site = at(ground, "staging")
-    functions = site.aws("lambda")
-    found = functions.get_function_configuration(FunctionName=site.stack, Qualifier="live")
-    return {"memory": found["MemorySize"]}
+    found = site.aws("lambda").get_function_configuration(FunctionName=site.stack, Qualifier="live")
+    return int(found["MemorySize"])
 
 
 def _has_it(ground: Ground) -> dict[str, Any]:
-    return {"as wanted": str(_configuration(ground)["memory"]) == ground.before["wanted"]}
-
-
-def _client(ground: Ground) -> str:
-    return fingerprint(ground.house.key("production", "primary"))
+    return {"as wanted": str(_memory(ground)) == ground.before["wanted"]}
 
 
 def _unlimited(ground: Ground) -> dict[str, Any]:
     at(ground, "production").aws("ssm").put_parameter(
         Name=limits_parameter("production"), Value="{}", Type="String", Overwrite=True
     )
-    return {"client": _client(ground), "per_minute": 5, "window": "PT1M", "watch": "PT5S", "reason": "it hammers"}
+    client = fingerprint(ground.house.key("production", "primary"))
+    return {"client": client, "per_minute": 5, "window": "PT1M", "watch": "PT5S", "reason": "it hammers"}
 
 
 def _limits(ground: Ground) -> dict[str, Any]:

@@ -31,7 +31,7 @@ HEADS = {
 
 def stamped(row: Found) -> Found:
     """The row, with when and with what it was found."""
-    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    head = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True)
     return {"commit": head.stdout.strip(), "on": f"{datetime.now(UTC):%Y-%m-%d}", **row}
 
 
@@ -55,8 +55,9 @@ def page(rows: Sequence[Found]) -> str:
         "",
         "Written by `make chaos`. Every run has a sandbox with its stand-ins and is compared with an undisturbed one: "
         "how it ended, its checklist, what is really there afterwards, and what arrived at the receiving ends "
-        "(deployments, published versions, tickets, pages, snapshots, restores). Times by which a dead worker is "
-        "noticed, and pauses between attempts, are shortened to seconds; nothing else is.",
+        "(deployments, published versions, tickets, pages, webhooks, and snapshots and restores of Atlas; not chat, "
+        "mail or archives). Times by which a dead worker is noticed, and pauses between attempts, are shortened to "
+        "seconds; nothing else is. A part of the runs can be made anew alone; each tells its commit.",
         "",
         "| | |",
         "| --- | --- |",

@@ -8,6 +8,7 @@ from pathlib import Path
 from temporalio.client import Client
 
 from sandbox.house import House
+from tests.chaos.__main__ import broken_off
 from tests.chaos.ground import Ending, Ground
 from tests.chaos.matrix import Row, rows
 from tests.chaos.scenarios import SCENARIOS
@@ -23,6 +24,12 @@ async def test_killed_after_every_activity_a_rollback_ends_the_same(
     (row,) = [row async for row in rows(Ground(house, runs, tmp_path), ROLLBACK, ("after",))]
     assert row.verdict == "the same end, nothing twice"
     assert row.ending.faults >= 15
+
+
+def test_a_proof_that_broke_off_is_no_good_end() -> None:
+    shown = [{"scenario": "limit", "fault": "before"}, {"scenario": "pool", "fault": "after"}]
+    rows = broken_off("limit", ("before", "after"), shown)
+    assert [(row["scenario"], row["fault"], row["mark"]) for row in rows] == [("limit", "after", "✘")]
 
 
 def ending(
