@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import socket
-from collections.abc import Collection
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 HOST = "127.0.0.1"
@@ -26,19 +30,53 @@ def free(port: int) -> bool:
     return True
 
 
-def exactly(port: int, purpose: str, avoid: Collection[int]) -> int:
+class Claims:
+    """The ports that one start has chosen, which no other start may choose before its parts listen on them.
+
+    Between the look whether a port is free and the part that listens on it lie seconds, in which another sandbox that
+    starts would find it free too. A claim is a lock on a file of this user, so it goes with the process that holds it.
+    """
+
+    def __init__(self, held: ExitStack) -> None:
+        self._held = held
+        self._folder = Path(tempfile.gettempdir()) / f"runbooks-ports-{os.getuid()}"
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._ports: set[int] = set()
+
+    def take(self, port: int) -> bool:
+        """Whether ``port`` is free and from now on this start's."""
+        if port not in self._ports:
+            file = (self._folder / str(port)).open("w")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.close()
+                return False
+            self._held.enter_context(file)
+            self._ports.add(port)
+        return free(port)
+
+
+@contextmanager
+def claims() -> Iterator[Claims]:
+    """Claims that are given up at the end."""
+    with ExitStack() as held:
+        yield Claims(held)
+
+
+def exactly(port: int, purpose: str, avoid: Collection[int], claims: Claims) -> int:
     """``port`` itself, or for 0 any free one that is not in ``avoid``.
 
     Raises:
         PortTakenError: it cannot be listened on, mostly because somebody else does.
     """
     if port == 0:
-        while (port := any_free()) in avoid:
+        while (port := any_free()) in avoid or not claims.take(port):
             pass
         return port
-    if free(port):
+    if claims.take(port):
         return port
-    holder = owner(port) or "another process, or not allowed to this user"
+    holder = owner(port) or "another process, by a sandbox that is starting, or not allowed to this user"
     raise PortTakenError(f"port {port}, asked for as the port of {purpose}, is taken by {holder}. Name another")
 
 
@@ -48,10 +86,11 @@ def any_free() -> int:
         return int(probe.getsockname()[1])
 
 
-def next_free(preferred: int, avoid: Collection[int]) -> int:
+def next_free(preferred: int, avoid: Collection[int], claims: Claims | None = None) -> int:
     """The first free port from ``preferred`` upwards that is not in ``avoid``."""
+    take = claims.take if claims else free
     for port in range(preferred, preferred + _TRIES):
-        if port not in avoid and free(port):
+        if port not in avoid and take(port):
             return port
     raise PortTakenError(f"no port from {preferred} to {preferred + _TRIES - 1} is free")
 

@@ -86,14 +86,14 @@ class Supervisor:
         begun = time.monotonic()
         timing = Timing()
         self._layout.create()
-        with self._layout.locked():
+        with self._layout.locked(), ports.claims() as claims:
             state = self._settle_leftovers() or State(
                 boot=processes.boot_id(),
                 started_at=datetime.now(UTC),
                 owner=_this_process() if attached else None,
             )
             missing = [part for part in wanted if part.name not in state.parts]
-            self._choose_ports(state, wanted, missing, asked)
+            self._choose_ports(state, wanted, missing, asked, claims)
             if not missing:
                 self._say(f"the sandbox is already up, since {state.started_at:%Y-%m-%d %H:%M:%S} UTC")
             elif state.parts:
@@ -132,7 +132,9 @@ class Supervisor:
         self._stop(state, dead)
         return state if state.parts else None
 
-    def _choose_ports(self, state: State, wanted: list[Part], missing: list[Part], asked: Mapping[str, int]) -> None:
+    def _choose_ports(
+        self, state: State, wanted: list[Part], missing: list[Part], asked: Mapping[str, int], claims: ports.Claims
+    ) -> None:
         for part in wanted:
             for name, preferred in part.ports.items():
                 if part not in missing:
@@ -142,17 +144,19 @@ class Supervisor:
                         )
                     continue
                 try:
-                    state.ports[name] = self._port(name, preferred, state.ports, asked)
+                    state.ports[name] = self._port(name, preferred, state.ports, asked, claims)
                 except ports.PortTakenError as error:
                     raise HouseError(str(error)) from None
 
-    def _port(self, name: str, preferred: int, given: Mapping[str, int], asked: Mapping[str, int]) -> int:
+    def _port(
+        self, name: str, preferred: int, given: Mapping[str, int], asked: Mapping[str, int], claims: ports.Claims
+    ) -> int:
         others = {port for other, port in given.items() if other != name} | set(asked.values())
         if name in asked:
-            return ports.exactly(asked[name], name, others)
+            return ports.exactly(asked[name], name, others, claims)
         # A part that is started again keeps its port, because others have been told of it.
         before = given.get(name, preferred)
-        chosen = ports.next_free(before, others)
+        chosen = ports.next_free(before, others, claims)
         if chosen != before:
             self._say(f"port {before} is taken by {ports.owner(before) or 'another process'}: {name} is on {chosen}")
         return chosen

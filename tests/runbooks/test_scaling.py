@@ -21,10 +21,12 @@ LOAD: dict[str, Any] = {"requests": 30, "concurrency": 3}
 
 @pytest.fixture(scope="module")
 def site(house: House, worker: WorkerProcess, runs: Client) -> Iterator[Site]:
-    """Production as it is, with traffic: no deployment is needed to scale or restart it."""
+    """Production with a good release, whatever was tried on it before, and traffic."""
     worker.start()
+    built = Site(house, runs)
+    built.deploy("good")
     traffic = house.traffic("production", 4, 600)
-    yield Site(house, runs)
+    yield built
     traffic.stop()
 
 

@@ -127,10 +127,24 @@ def test_the_owner_of_a_port_is_named() -> None:
         assert not ports.free(port)
         assert f"process {os.getpid()} " in str(ports.owner(port))
         with pytest.raises(ports.PortTakenError, match=f"port {port}.*hub.*process {os.getpid()} "):
-            ports.exactly(port, "hub", ())
+            with ports.claims() as claims:
+                ports.exactly(port, "hub", (), claims)
         assert ports.next_free(port, {port + 1}) >= port + 2
     assert ports.free(port)
     assert ports.owner(port) is None
+
+
+def test_a_port_that_one_start_has_chosen_is_not_chosen_by_another() -> None:
+    free = ports.any_free()
+    with ports.claims() as one:
+        chosen = ports.next_free(free, (), one)
+        assert one.take(chosen)  # again, for the same start
+        with ports.claims() as other:
+            assert ports.next_free(chosen, (), other) > chosen
+            with pytest.raises(ports.PortTakenError, match=f"port {chosen}.*a sandbox that is starting"):
+                ports.exactly(chosen, "hub", (), other)
+    with ports.claims() as later:
+        assert ports.next_free(chosen, (), later) == chosen
 
 
 @pytest.mark.parametrize(("memory", "cache"), [(2, "1G"), (9.9, "1G"), (16, "4G"), (28, "8G"), (64, "8G")])
