@@ -126,9 +126,9 @@ def test_the_owner_of_a_port_is_named() -> None:
         port = server.getsockname()[1]
         assert not ports.free(port)
         assert f"process {os.getpid()} " in str(ports.owner(port))
-        with pytest.raises(ports.PortTakenError, match=f"port {port}.*hub.*process {os.getpid()} "):
-            with ports.claims() as claims:
-                ports.exactly(port, "hub", (), claims)
+        named = f"port {port}.*hub.*process {os.getpid()} "
+        with ports.claims() as claims, pytest.raises(ports.PortTakenError, match=named):
+            ports.exactly(port, "hub", (), claims)
         assert ports.next_free(port, {port + 1}) >= port + 2
     assert ports.free(port)
     assert ports.owner(port) is None
