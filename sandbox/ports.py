@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import socket
-import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,25 +31,24 @@ class Claims:
     """The ports that one start has chosen, which no other start may choose before its parts listen on them.
 
     Between the look whether a port is free and the part that listens on it lie seconds, in which another sandbox that
-    starts would find it free too. A claim is a lock on a file of this user, so it goes with the process that holds it.
+    starts would find it free too. A claim is a name among Linux's abstract sockets: one process can have it, and it
+    goes with that process.
     """
 
     def __init__(self, held: ExitStack) -> None:
         self._held = held
-        self._folder = Path(tempfile.gettempdir()) / f"runbooks-ports-{os.getuid()}"
-        self._folder.mkdir(mode=0o700, exist_ok=True)
         self._ports: set[int] = set()
 
     def take(self, port: int) -> bool:
         """Whether ``port`` is free and from now on this start's."""
         if port not in self._ports:
-            file = (self._folder / str(port)).open("w")
+            claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                claim.bind(f"\0runbooks sandbox port {port}")
             except OSError:
-                file.close()
+                claim.close()
                 return False
-            self._held.enter_context(file)
+            self._held.enter_context(claim)
             self._ports.add(port)
         return free(port)
 

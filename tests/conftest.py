@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from workflows import search_attributes
 from workflows.plugin import RunbooksPlugin
@@ -36,23 +34,6 @@ DYNAMIC_CONFIG = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Longest first: what runs real procedures mostly waits, and the rest fills the gaps (see ``make test``)."""
     items.sort(key=lambda item: "/runbooks/" not in str(item.path) and not item.path.stem.startswith("test_demo"))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _prepared_once() -> Iterator[None]:
-    """Every worker loads each of its workflows before it begins, to see that it can be: seconds of work for all
-    runbooks, which come out the same for every worker of a session.
-    """
-    prepare, seen = SandboxedWorkflowRunner.prepare_workflow, set[object]()
-
-    def once(self: SandboxedWorkflowRunner, definition: Any) -> None:
-        if definition.cls not in seen:
-            prepare(self, definition)
-            seen.add(definition.cls)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(SandboxedWorkflowRunner, "prepare_workflow", once)
-        yield
 
 
 def temporal_binary() -> str:

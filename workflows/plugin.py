@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
+from temporalio import workflow
 from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes
 from temporalio.plugin import SimplePlugin
 from temporalio.worker import WorkflowRunner
@@ -79,10 +81,21 @@ def converter(keyring: Keyring | None) -> DataConverter:
     return dataclasses.replace(codec, failure_converter_class=DefaultFailureConverterWithEncodedAttributes)
 
 
+class _Runner(SandboxedWorkflowRunner):
+    """Tries once a process, not once a task queue, whether each workflow can be loaded: it takes seconds for all."""
+
+    _tried: ClassVar[set[type]] = set()
+
+    def prepare_workflow(self, defn: workflow._Definition) -> None:
+        if defn.cls not in self._tried:
+            super().prepare_workflow(defn)
+            self._tried.add(defn.cls)
+
+
 def _runner(existing: WorkflowRunner | None) -> WorkflowRunner:
     if isinstance(existing, SandboxedWorkflowRunner):
         restrictions = existing.restrictions.with_passthrough_modules(*PASS_THROUGH)
-        return dataclasses.replace(existing, restrictions=restrictions)
+        return _Runner(restrictions=restrictions, runner_class=existing.runner_class)
     return existing or SandboxedWorkflowRunner()
 
 
