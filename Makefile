@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo up test lint format histories fingerprints permissions bench chaos lock clean
+.PHONY: help demo up test test-long lint format histories fingerprints permissions bench chaos lock clean
 
 help:
 	@echo "make demo    watch a real rollback of a broken deployment, start to end (about two minutes)"
 	@echo "make up      keep sandbox, Temporal UI and worker running until Ctrl-C"
-	@echo "make test    run every test"
+	@echo "make test    run the tests, for every change"
+	@echo "make test-long  the demos and more ways through the real procedures, for a release"
 	@echo "make lint    style and types"
 	@echo "make bench   what the frame costs, as ratios"
 	@echo "make chaos   every runbook with everything killed and failing, as a table"
@@ -31,6 +32,9 @@ up: $(READY)
 test: $(READY)
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
+test-long: $(READY)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long $(ARGS)
+
 lint: $(READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -42,7 +46,7 @@ format: $(READY)
 
 # Replaces the kept histories by new ones: only for workflows that nobody runs in that form any more.
 histories: $(READY)
-	@RECORD_HISTORIES=1 $(BIN)/python -m pytest -q tests/runbooks
+	@RECORD_HISTORIES=1 $(BIN)/python -m pytest -q -m '' tests/runbooks
 	@$(BIN)/python -m tests.fingerprints anew
 
 # Writes down which commands the workflows give, where a change of them is safe. ANEW=anew: nobody runs the old form.
@@ -51,7 +55,7 @@ fingerprints: $(READY)
 
 # Adds the calls that the tests of real procedures make to the policies under deploy/.
 permissions: $(READY)
-	@RECORD_CALLS=1 $(BIN)/python -m pytest -q tests/runbooks
+	@RECORD_CALLS=1 $(BIN)/python -m pytest -q -m '' tests/runbooks
 
 bench: $(READY)
 	@$(BIN)/python -m bench

@@ -8,6 +8,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+SLOWER = 3.0
+"""How much slower a machine may be than the one on which a patience was chosen. It costs nothing where all is well."""
+
 _LONGEST = 0.2
 """Seconds between two looks, at most: a look costs the server and the worker a task."""
 
@@ -19,7 +22,7 @@ async def eventually(
     every: float = 0.05,
 ) -> T:
     """The first true answer of ``look``; fails, saying ``what`` never came about. It looks less often with time."""
-    deadline = asyncio.get_running_loop().time() + patience
+    deadline = asyncio.get_running_loop().time() + patience * SLOWER
     longest = max(every, _LONGEST)
     while True:
         if found := await look():
@@ -33,7 +36,7 @@ async def eventually(
 
 async def soon(holds: Callable[[], bool], patience: float = 30) -> None:
     """As soon as it holds here, in this process."""
-    deadline = asyncio.get_running_loop().time() + patience
+    deadline = asyncio.get_running_loop().time() + patience * SLOWER
     while not holds():
         assert asyncio.get_running_loop().time() < deadline, "it never came about"
         await asyncio.sleep(0.02)

@@ -67,7 +67,7 @@ class CommandLines:
         return word.encode() in self.text()
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.01):
+        while not self._stop.wait(0.05):
             for process in Path("/proc").iterdir():
                 if not process.name.isdigit():
                     continue

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -19,6 +20,7 @@ from activities import calls
 from sandbox.house import House
 from tests import permissions
 from tests.runbooks.site import Site
+from tests.runbooks.stores import Stores
 from workflows.plugin import RunbooksPlugin
 
 PORTS = dict.fromkeys(("temporal", "temporal-ui", "aws", "alerts", "mongodb", "hub"), 0)
@@ -28,7 +30,7 @@ class WorkerProcess:
     """``python -m worker`` as a process of its own, so that it can be killed like one."""
 
     def __init__(self, environment: dict[str, str], log: Path) -> None:
-        self.environment, self._log = environment, log
+        self.environment, self.folder, self._log = environment, log.parent, log
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -72,7 +74,9 @@ def worker(house: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
     )
     tokens = "RUNBOOKS_STAGES__STAGING__ROTATION__TOKENS"  # as the release of that test has them
     environment |= {f"{tokens}__LIFE": "PT3S", f"{tokens}__PATIENCE": "PT3S"}
-    process = WorkerProcess(environment | {"RUNBOOKS_CALLS": str(seen)}, folder / "worker.log")
+    (folder / "written").mkdir()
+    environment |= {"RUNBOOKS_CALLS": str(seen), "TMPDIR": str(folder / "written")}
+    process = WorkerProcess(environment, folder / "worker.log")
     process.start()
     yield process
     process.stop()
@@ -83,6 +87,29 @@ def worker(house: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
 async def runs(house: House) -> AsyncIterator[Client]:
     """A client of the sandbox's own Temporal."""
     yield await Client.connect(house.environment()["TEMPORAL_ADDRESS"], plugins=[RunbooksPlugin()])
+
+
+@pytest_asyncio.fixture(scope="session")
+async def stores(house: House, runs: Client, worker: WorkerProcess) -> AsyncIterator[Stores]:
+    """What is secret. At the end it is looked for in all that the tests of this process have left behind."""
+    noted = Stores(house, runs, worker.folder)
+    with noted.commands:
+        yield noted
+    worker.start()
+    leaks = await noted.leaks()
+    assert not leaks, f"secrets have travelled: {leaks}"
+
+
+@pytest.fixture(autouse=True)
+def _secrets_are_noted(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A rotation makes others, and the next one takes them away."""
+    if not {"house", "worker"} <= set(request.fixturenames):
+        yield
+        return
+    stores: Stores = request.getfixturevalue("stores")
+    stores.note()
+    yield
+    stores.note()
 
 
 @pytest_asyncio.fixture(autouse=True)
@@ -96,13 +123,18 @@ async def _nothing_left(request: pytest.FixtureRequest) -> AsyncIterator[None]:
                 await client.get_workflow_handle(left.id).terminate("its test is over")
 
 
+_broken: dict[House, Any] = {}
+
+
 @pytest.fixture
 def site(house: House, worker: WorkerProcess, runs: Client) -> Iterator[Site]:
     """Production with a good release and then a broken one, and a worker that runs."""
     worker.start()
     built = Site(house, runs)
-    built.deploy("good")
-    built.deploy("broken")
+    if built.deployed() != _broken.get(house):  # a test that changes nothing leaves it as it was made
+        built.deploy("good")
+        built.deploy("broken")
+        _broken[house] = built.deployed()
     traffic = house.traffic("production", 4, 600)
     yield built
     traffic.stop()

@@ -18,7 +18,7 @@ from activities.releases import LedgerEntry
 from sandbox import connections
 from sandbox.api.stack import secret_parameter
 from sandbox.house import House
-from tests.patience import eventually
+from tests.patience import SLOWER, eventually
 from workflows.model import RunbookResult, RunState
 
 STACK = "claude-projects-state-api-{stage}"
@@ -65,6 +65,13 @@ class Site:
             for page in pages
             for event in page["StackEvents"]
         )
+
+    def deployed(self) -> Any:
+        """What changes with whatever is done to the release."""
+        functions = self.aws("lambda")
+        live = functions.get_alias(FunctionName=self.stack, Name="live")
+        latest = functions.get_function_configuration(FunctionName=self.stack)
+        return live["RevisionId"], live["FunctionVersion"], latest["RevisionId"], latest["CodeSha256"], self.updates()
 
     def snapshot(self) -> dict[str, Any]:
         """Everything of the stage in AWS that a rollback could change."""
@@ -130,7 +137,7 @@ async def approve(handle: WorkflowHandle[Any, Any], by: str = "bob") -> None:
 async def ended(handle: WorkflowHandle[Any, Any], patience: float) -> Any:
     """What the run returned; when it does not end in time, says where it stands."""
     try:
-        return await asyncio.wait_for(handle.result(), patience)
+        return await asyncio.wait_for(handle.result(), patience * SLOWER)
     except TimeoutError:
         raise AssertionError(f"still runs: {(await progress(handle)).model_dump_json(indent=1)}") from None
 

@@ -127,6 +127,7 @@ async def test_a_broken_release_is_replaced_step_by_step_though_the_worker_dies(
     await keep(handle, "CanaryRollback", "promoted")
 
 
+@pytest.mark.long
 async def test_a_worse_version_loses_its_traffic(canary: Site) -> None:
     broken, good = fresh(canary, error_rate=0.3), fresh(canary)
     handle = await canary.start("CanaryRollback", to=broken.version, **QUICK)
@@ -137,6 +138,7 @@ async def test_a_worse_version_loses_its_traffic(canary: Site) -> None:
     await keep(handle, "CanaryRollback", "worse")
 
 
+@pytest.mark.long
 async def test_latency_alone_is_reason_enough(canary: Site) -> None:
     good, slow = fresh(canary), fresh(canary, latency_ms=400)
     handle = await canary.start("CanaryRollback", **QUICK | {"ladder": [50, 100]})
@@ -148,6 +150,7 @@ async def test_latency_alone_is_reason_enough(canary: Site) -> None:
     await keep(handle, "CanaryRollback", "latency")
 
 
+@pytest.mark.long
 async def test_a_fault_of_the_database_is_not_the_deploy(canary: Site) -> None:
     """The API's user has lost its rights, so both versions fail at the same time."""
     with without_rights(canary):  # the server looks at them at a login, which each new environment makes
@@ -201,6 +204,7 @@ async def test_a_version_that_breaks_during_a_bake_is_out_within_one_interval(ca
     await keep(handle, "CanaryRollback", "breaks-in-the-bake")
 
 
+@pytest.mark.long
 async def test_too_few_errors_to_tell_is_asked_about(canary: Site) -> None:
     good, live = fresh(canary), fresh(canary, error_rate=0.005)
     handle = await canary.start("CanaryRollback", **QUICK | {"ladder": [50, 100], "patience": "PT10S"})

@@ -14,6 +14,49 @@ from tests.runbooks.conftest import WorkerProcess
 from tests.runbooks.site import Site, approve, failure, finished, progress, until
 from workflows.model import Outcome, State
 
+# First what changes nothing: the broken release stays for the next test.
+
+
+async def test_a_dry_run_changes_nothing(site: Site) -> None:
+    before = site.snapshot()
+    told = len(site.received())
+    handle = await site.start("QuickRollback", dry_run=True)
+    result = await finished(handle)
+    assert result.outcome is Outcome.DRY_RUN
+    assert any("back to good" in line for line in result.would_change)
+    assert site.snapshot() == before
+    assert len(site.received()) == told
+    await keep(handle, "QuickRollback", "dry-run")
+
+
+async def test_a_rejected_rollback_changes_nothing(site: Site) -> None:
+    before = site.snapshot()
+    handle = await site.start("QuickRollback")
+    await until(handle, lambda s: s.open_gate() is not None)
+    await handle.signal("reject", {"by": "bob", "reason": "fix forward"})
+    error = await failure(handle)
+    assert (error.type, error.message) == (
+        "Rejected",
+        "bob said no at 'approve-rollback': fix forward. Nothing had been changed",
+    )
+    assert site.snapshot() == before
+    await keep(handle, "QuickRollback", "rejected")
+
+
+@pytest.mark.parametrize(
+    ("inp", "kind", "text"),
+    [
+        ({"stage": "prod"}, "UnknownStage", "there is no stage 'prod'"),
+        ({"strategy": "sideways"}, "BadInput", "strategy: Input should be 'redeploy', 'alias'"),
+        ({"to": "no-such-release", "strategy": "alias"}, "NoTarget", "no published version"),
+        ({"to": "no-such-release"}, "TargetUnhealthy", "there is no saved build no-such-release"),
+        ({"strategy": "cloudformation"}, "NothingToContinue", "UPDATE_COMPLETE"),
+    ],
+)
+async def test_what_cannot_be_is_said_at_once(site: Site, inp: dict[str, str], kind: str, text: str) -> None:
+    error = await failure(await site.start("QuickRollback", **inp), 30)
+    assert (error.type, text in error.message) == (kind, True), error.message
+
 
 async def test_the_last_good_release_comes_back(site: Site) -> None:
     broken, before = site.health()["release"], site.updates()
@@ -108,18 +151,7 @@ async def test_abort_after_the_change_puts_the_former_release_back(site: Site) -
     await keep(handle, "QuickRollback", "aborted-after-the-change")
 
 
-async def test_a_dry_run_changes_nothing(site: Site) -> None:
-    before = site.snapshot()
-    told = len(site.received())
-    handle = await site.start("QuickRollback", dry_run=True)
-    result = await finished(handle)
-    assert result.outcome is Outcome.DRY_RUN
-    assert any("back to good" in line for line in result.would_change)
-    assert site.snapshot() == before
-    assert len(site.received()) == told
-    await keep(handle, "QuickRollback", "dry-run")
-
-
+@pytest.mark.long
 async def test_the_worker_is_killed_at_the_gate_and_during_the_deploy(site: Site, worker: WorkerProcess) -> None:
     before = site.updates()
     handle = await site.start("QuickRollback")
@@ -155,32 +187,3 @@ async def test_slack_down_is_said_and_decides_nothing(site: Site) -> None:
     stakeholders = next(item for item in result.checklist if item.id == "stakeholders")
     assert (stakeholders.done, stakeholders.note) == (False, "nobody took it")
     await keep(handle, "QuickRollback", "slack-down")
-
-
-async def test_a_rejected_rollback_changes_nothing(site: Site) -> None:
-    before = site.snapshot()
-    handle = await site.start("QuickRollback")
-    await until(handle, lambda s: s.open_gate() is not None)
-    await handle.signal("reject", {"by": "bob", "reason": "fix forward"})
-    error = await failure(handle)
-    assert (error.type, error.message) == (
-        "Rejected",
-        "bob said no at 'approve-rollback': fix forward. Nothing had been changed",
-    )
-    assert site.snapshot() == before
-    await keep(handle, "QuickRollback", "rejected")
-
-
-@pytest.mark.parametrize(
-    ("inp", "kind", "text"),
-    [
-        ({"stage": "prod"}, "UnknownStage", "there is no stage 'prod'"),
-        ({"strategy": "sideways"}, "BadInput", "strategy: Input should be 'redeploy', 'alias'"),
-        ({"to": "no-such-release", "strategy": "alias"}, "NoTarget", "no published version"),
-        ({"to": "no-such-release"}, "TargetUnhealthy", "there is no saved build no-such-release"),
-        ({"strategy": "cloudformation"}, "NothingToContinue", "UPDATE_COMPLETE"),
-    ],
-)
-async def test_what_cannot_be_is_said_at_once(site: Site, inp: dict[str, str], kind: str, text: str) -> None:
-    error = await failure(await site.start("QuickRollback", **inp), 30)
-    assert (error.type, text in error.message) == (kind, True), error.message

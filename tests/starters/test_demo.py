@@ -50,7 +50,7 @@ def nothing_left(tmp_path: Path) -> object:
 
 
 @pytest.mark.usefixtures("nothing_left")
-@pytest.mark.parametrize("scenario", ["rollback", "canary"])
+@pytest.mark.parametrize("scenario", ["rollback", pytest.param("canary", marks=pytest.mark.long)])
 def test_the_demo_rolls_a_broken_release_back(tmp_path: Path, scenario: str) -> None:
     demo = begin(tmp_path, scenario, "--json")  # no terminal: it answers its question by itself
     out, err = demo.communicate(timeout=240)
@@ -71,7 +71,7 @@ def test_the_demo_rolls_a_broken_release_back(tmp_path: Path, scenario: str) -> 
 
 
 @pytest.mark.usefixtures("nothing_left")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_the_demo_cleans_up_when_it_is_interrupted(tmp_path: Path, number: signal.Signals) -> None:
     demo = begin(tmp_path, "--json")
     assert demo.stderr is not None

@@ -11,6 +11,7 @@ from starters.problems import Code
 from tests.starters.test_demo import begin, nothing_left  # noqa: F401
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("nothing_left")
 def test_a_dead_release_is_noticed_by_the_alarm_and_ends_in_a_post_mortem(tmp_path: Path) -> None:
     demo = begin(tmp_path, "incident", "--json")  # no terminal: it answers its question by itself

@@ -13,6 +13,7 @@ from tests.starters.test_demo import begin, nothing_left
 __all__ = ["nothing_left"]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("nothing_left")
 def test_the_demo_rotates_the_keys(tmp_path: Path) -> None:
     demo = begin(tmp_path, "rotation", "--json")

@@ -54,6 +54,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     made.run("sandbox", "down")
 
 
+@pytest.mark.long
 def test_a_sandbox_serves_a_run_and_a_worker_comes_and_goes(shell: Shell) -> None:
     assert {part["state"] for part in shell.json("sandbox", "status")} == {"stopped"}
     nothing = shell.run("sandbox", "deploy", "staging")
