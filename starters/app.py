@@ -22,6 +22,10 @@ from starters.quick import quick
 from starters.sandbox_commands import sandbox
 from starters.schedule_commands import schedules
 from workflows.catalog import RUNBOOKS
+from workflows.model import plain
+
+_LONGEST = 4000
+"""Characters of a complaint: what was typed may be huge, and is quoted."""
 
 app = typer.Typer(
     name="runbooks",
@@ -99,5 +103,5 @@ def _interrupted() -> int:
 
 def _complain(message: str, code: Code) -> int:
     if message:  # without any argument the help has been printed, and there is no more to say
-        print(f"runbooks: {' '.join(message.split())}", file=sys.stderr)
+        print(f"runbooks: {plain(' '.join(message.split()))[:_LONGEST]}", file=sys.stderr)
     return code

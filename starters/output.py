@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
 from pydantic_core import to_json
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
+
+from workflows.model import plain
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 _PIPE_WIDTH = 120
+
+
+class _Plain(Console):
+    """A screen that nothing in what is shown can command: logs and answers of others are shown, too."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(plain(segment.text), segment.style)
 
 
 class Output:
@@ -24,7 +36,7 @@ class Output:
     def __init__(self, as_json: bool) -> None:
         self.json = as_json
         stream = sys.stderr if as_json else sys.stdout
-        self.console = Console(file=stream, highlight=False, width=None if stream.isatty() else _PIPE_WIDTH)
+        self.console = _Plain(file=stream, highlight=False, width=None if stream.isatty() else _PIPE_WIDTH)
 
     @property
     def live(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 import botocore.exceptions
+from pydantic_core import PydanticSerializationError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -51,6 +52,8 @@ def explained(error: Exception) -> Problem:
             return Problem(error.message, Code.UNREACHABLE)
         case botocore.exceptions.BotoCoreError() | botocore.exceptions.ClientError():
             return Problem(f"AWS cannot be used: {error}", Code.UNREACHABLE)
+        case PydanticSerializationError() | UnicodeEncodeError():
+            return Problem("what was typed holds bytes that are no text in UTF-8. Type it again", Code.BAD_INPUT)
         case OSError():
             name = f" {error.filename}" if error.filename else ""
             return Problem(f"{error.strerror or type(error).__name__}{name}", Code.BAD_INPUT)

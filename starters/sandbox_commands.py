@@ -86,7 +86,7 @@ def _assigned(assignments: list[str] | None) -> dict[str, Any]:
             raise Problem(f"--set takes key=value, not {assignment!r}", Code.BAD_INPUT)
         try:
             values[key] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             values[key] = value
     return values
 

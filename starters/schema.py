@@ -117,7 +117,7 @@ def typed(text: str | None, assignments: Sequence[str]) -> tuple[dict[str, Any],
             raise Problem(f"--set takes key=value or key.key=value, not {key!r}", Code.BAD_INPUT)
         try:
             parsed = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             parsed = value
         _put(whole, path, parsed)
         raw[path] = value
@@ -137,7 +137,7 @@ def _document(text: str) -> dict[str, Any]:
             raise Problem(f"--input: {source} cannot be read: {why}", Code.BAD_INPUT) from None
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Problem(f"{source} is no JSON: {error}", Code.BAD_INPUT) from None
     if not isinstance(document, dict):
         raise Problem(f"{source} takes one JSON object, not a {type(document).__name__}", Code.BAD_INPUT)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest_asyncio
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
+from tests.hostile import COUNTED, Sent
 from workflows import search_attributes
 from workflows.plugin import RunbooksPlugin
 
@@ -34,6 +36,24 @@ DYNAMIC_CONFIG = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Longest first: what runs real procedures mostly waits, and the rest fills the gaps (see ``make test``)."""
     items.sort(key=lambda item: "/runbooks/" not in str(item.path) and not item.path.stem.startswith("test_demo"))
+
+
+@pytest.fixture
+def sent(record_property: Callable[[str, object], None]) -> Sent:
+    """Counts what was sent that is no good, and was refused."""
+    return lambda where, count: record_property(f"{COUNTED}{where}", count)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How much bad input the tests have had refused, by where it was sent."""
+    counted = Counter[str]()
+    for report in terminalreporter.stats.get("passed", []):
+        for name, count in report.user_properties:
+            if name.startswith(COUNTED) and report.when == "call":
+                counted[name.removeprefix(COUNTED)] += count
+    if counted:
+        told = ", ".join(f"{where} {count:,}" for where, count in sorted(counted.items()))
+        terminalreporter.write_line(f"bad input refused, no run wedged and no process dead: {told}")
 
 
 def temporal_binary() -> str:

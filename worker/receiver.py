@@ -36,6 +36,7 @@ from activities.settings import ConfigError, Receiver, Settings, load_settings
 from worker.sns import NotGenuineError, Sns, of_alarm
 from worker.spool import Spool
 from workflows.connection import ConnectionProblem, connect
+from workflows.operator import explain
 
 LARGEST = 256 * 1024
 """Bytes; SNS sends no more."""
@@ -105,8 +106,7 @@ class Desk:
         try:
             problem = Alert.model_validate(body).problem()
         except ValidationError as error:
-            found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors())
-            return _no(400, found)
+            return _no(400, explain(error))
         return await self._take(problem)
 
     async def sns(self, request: Request) -> JSONResponse:
@@ -150,7 +150,7 @@ async def _json(request: Request) -> Any:
             return None
     try:
         return json.loads(bytes(content))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -124,7 +124,7 @@ def of_alarm(message: dict[str, Any], rules: tuple[AlarmRule, ...]) -> OpenIncid
     try:
         alarm = json.loads(str(message.get("Message", "")))
         name, state = str(alarm["AlarmName"]), str(alarm["NewStateValue"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise NotGenuineError("the message holds no CloudWatch alarm") from None
     rule = next((rule for rule in rules if fnmatchcase(name, rule.alarm)), None)
     if rule is None:

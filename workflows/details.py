@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from urllib.parse import quote
 
 from workflows.gates import missing, signed_command
-from workflows.model import ChecklistItem, Gate, RunState, State, Step, Wait
+from workflows.model import ChecklistItem, Gate, RunState, State, Step, Wait, plain
 
 MARKS = {
     State.PENDING: "·",
@@ -28,7 +28,7 @@ _ESCAPED = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_{}[]()<>#|!~"})
 
 def escape(text: str) -> str:
     """Text as it was typed, with nothing in it that Markdown acts upon."""
-    return " ".join(text.split()).translate(_ESCAPED)
+    return " ".join(plain(text).split()).translate(_ESCAPED)
 
 
 def shortened(text: str, most: int = 120) -> str:

@@ -34,6 +34,7 @@ from workflows.model import (
     Tick,
     TimelineEntry,
     Wait,
+    plain,
 )
 from workflows.policy import SHORTENED_TIMELINE
 
@@ -44,12 +45,20 @@ class BadMessage(Exception):
     """A message that cannot be understood; the text says which field and what it takes."""
 
 
+_FINDINGS, _PART, _TOLD = 6, 60, 300
+"""How many findings a refusal tells, and characters of a field's name and of a finding: what was sent may be huge."""
+
+
 def explain(error: ValidationError) -> str:
     """Pydantic's findings in one line, without the values (they may be secrets typed by mistake)."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in found['loc']) or 'input'}: {found['msg']}"
-        for found in error.errors(include_input=False, include_url=False, include_context=False)
-    )
+    findings = error.errors(include_input=False, include_url=False, include_context=False)
+    told = [f"{_place(found['loc'])}: {plain(found['msg'])[:_TOLD]}" for found in findings[:_FINDINGS]]
+    more = len(findings) - len(told)
+    return " ".join("; ".join([*told, *([f"and {more} more"] if more else [])]).split())
+
+
+def _place(parts: Sequence[int | str]) -> str:
+    return plain(".".join(str(part)[:_PART] for part in parts))[: 3 * _PART] or "input"
 
 
 def read(model: type[M], payloads: Sequence[Any], shorthand: str | None = None) -> M:

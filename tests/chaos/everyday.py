@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 from activities.secret_refs import fingerprint
@@ -68,6 +69,31 @@ def _ready(ground: Ground) -> dict[str, Any]:
     return {"only": ["QuickRollback", "DatabaseBackup"], "reason": "monthly rehearsal"}
 
 
+def _provisioned(ground: Ground) -> dict[str, Any]:
+    kept = 2 if _kept_ready(ground) == 1 else 1
+    ground.before = {"wanted": str(kept)}
+    return {"stage": "staging", "executions": kept, "load": LOAD, "window": "PT10S", "reason": "cold starts"}
+
+
+def _kept_ready(ground: Ground) -> int:
+    site = at(ground, "staging")
+    found = site.aws("lambda").list_provisioned_concurrency_configs(FunctionName=site.stack)
+    return sum(int(each["RequestedProvisionedConcurrentExecutions"]) for each in found["ProvisionedConcurrencyConfigs"])
+
+
+def _as_many(ground: Ground) -> dict[str, Any]:
+    return {"as wanted": str(_kept_ready(ground)) == ground.before["wanted"]}
+
+
+def _temporary(ground: Ground) -> dict[str, Any]:
+    """More memory, which now ends."""
+    before, more = _memory(ground), _other_memory(ground)
+    ground.undisturbed("VerticalScaling", **more)
+    ground.before = {"wanted": str(before)}
+    ends = {"former": {"memory_mb": before}, "applied": {"memory_mb": more["memory_mb"]}, "of": "VerticalScaling-1"}
+    return {"stage": "staging", "reason": "it was temporary", "ends_at": f"{datetime.now(UTC):%FT%TZ}", **ends}
+
+
 EVERYDAY = (
     Scenario("deploy", "Deploy", _released, lambda ground: live(ground, "staging")),
     Scenario("slow", "PerformanceDegradation", _well, _nothing, traffic=8),
@@ -77,5 +103,7 @@ EVERYDAY = (
     Scenario("rehearsal", "Rehearsal", _ready, _nothing),
     Scenario("load", "LoadTest", lambda _ground: {"stage": "staging", "reason": "spring", **LOAD}, _nothing),
     Scenario("memory", "VerticalScaling", _other_memory, _has_it),
+    Scenario("provisioned", "ProvisionedConcurrency", _provisioned, _as_many),
+    Scenario("expiry", "ScalingExpiry", _temporary, _has_it),
     Scenario("limit", "ClientRateLimit", _unlimited, _limits, traffic=8),
 )

@@ -29,11 +29,12 @@ from temporalio.client import (
 from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError
 
+from activities.archive_format import MANIFEST
 from activities.incident_policy import IncidentPolicy
 from sandbox.house import House
 from tests.chaos.worker import NOTES, PHASE, Notes
 from tests.runbooks.site import Site
-from workflows.model import RunbookResult, RunState
+from workflows.model import RunbookResult, RunState, State
 
 PEOPLE = ("bob", "eve", "kim")
 """Who says yes. Nobody of them is who asks."""
@@ -119,6 +120,7 @@ class Ground:
     def __init__(self, house: House, client: Client, notes: Path) -> None:
         self.site = Site(house, client)
         self.house, self.client = house, client
+        self._loop = asyncio.get_running_loop()
         self.before: dict[str, str] = {}
         """What a scenario has to remember of how it was before the run."""
         self._notes, self._log = notes, notes / "worker.log"
@@ -172,6 +174,13 @@ class Ground:
                 known.add(message)
             if event["channel"] in ("github", "jira", "atlas", "webhook") or event["action"] in ("trigger", "opened"):
                 counted[f"{event['channel']} {event['action']}"] += 1
+        files: dict[str, set[str]] = {}
+        for page in self.site.aws("s3").get_paginator("list_objects_v2").paginate(Bucket="operational-runbooks"):
+            for archive, _, file in (item["Key"].rpartition("/") for item in page.get("Contents", [])):
+                if archive.startswith("backups/"):
+                    files.setdefault(archive, set()).add(file)
+        counted["whole archives"] = sum(MANIFEST in inside for inside in files.values())
+        counted["archives without their manifest"] = len(files) - counted["whole archives"]
         for stage in ("production", "staging"):
             there = Site(self.house, self.client, stage)
             counted[f"{stage}: stack updates"] = there.updates()
@@ -180,6 +189,13 @@ class Ground:
         return counted
 
     # --- a run --------------------------------------------------------------------------------------------------
+
+    def undisturbed(self, runbook: str, **inp: Any) -> None:
+        """A whole run before the one of the scenario, which needs what it leaves. Called in a thread of its own."""
+        with self.worker("before-the-scenario", "undisturbed"):
+            run = asyncio.run_coroutine_threadsafe(self.play(runbook, inp, 300), self._loop)
+            ending = run.result()
+        assert ending.outcome == "completed", ending.summary
 
     async def play(
         self,
@@ -201,9 +217,8 @@ class Ground:
         if not done:
             ended.cancel()
             state = await _asked(handle)
-            with contextlib.suppress(RPCError):
-                await handle.terminate("the proof has waited long enough")
-            raise AssertionError(f"{runbook} still runs after {patience:g} s: {state}")
+            await self.clear()
+            return Ending("still open", f"still open after {patience:g} s: {_where(state)}", {}, [])
         result = ended.result()
         counted = self.effects()
         counted.subtract(before)
@@ -215,6 +230,12 @@ class Ground:
             effects=+counted,
             seconds=time.monotonic() - began,
         )
+
+    async def clear(self) -> None:
+        """End what still runs: it would hold the stage against the next run."""
+        async for left in self.client.list_workflows('ExecutionStatus = "Running"'):
+            with contextlib.suppress(RPCError):  # it has just ended
+                await self.client.get_workflow_handle(left.id).terminate("the proof has waited long enough")
 
     async def _say_yes(self, run: str) -> None:
         """To every gate of the run and of the runs below it."""
@@ -252,6 +273,13 @@ async def _asked(handle: WorkflowHandle[Any, Any]) -> RunState | None:
         return await asyncio.wait_for(handle.query("progress", result_type=RunState), 3)
     except Exception:  # no worker to answer, or the run has ended
         return None
+
+
+def _where(state: RunState | None) -> str:
+    if state is None:
+        return "no worker answers"
+    at = [f"{step.id} is {step.state}" for step in state.steps if step.state in (State.RUNNING, State.WAITING)]
+    return ", ".join([state.phase, *at, *(entry.text for entry in state.timeline[-2:])])
 
 
 async def _result(handle: WorkflowHandle[Any, Any]) -> RunbookResult:

@@ -55,8 +55,8 @@ def page(rows: Sequence[Found]) -> str:
         "",
         "Written by `make chaos`. Every run has a sandbox with its stand-ins and is compared with an undisturbed one: "
         "how it ended, its checklist, what is really there afterwards, and what arrived at the receiving ends "
-        "(deployments, published versions, tickets, pages, webhooks, and snapshots and restores of Atlas; not chat, "
-        "mail or archives). Times by which a dead worker is noticed, and pauses between attempts, are shortened to "
+        "(deployments, published versions, tickets, pages, webhooks, archives, snapshots and restores of Atlas; not "
+        "chat or mail). Times by which a dead worker is noticed, and pauses between attempts, are shortened to "
         "seconds; nothing else is. A part of the runs can be made anew alone; each tells its commit.",
         "",
         "| | |",

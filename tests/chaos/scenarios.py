@@ -102,6 +102,23 @@ def _backup(ground: Ground) -> dict[str, Any]:
     return {"stage": "staging"}
 
 
+def _backed_up(ground: Ground) -> dict[str, Any]:
+    ground.undisturbed("DatabaseBackup", stage="staging")
+    return {"stage": "staging", "reason": "daily"}
+
+
+def _lost(ground: Ground) -> dict[str, Any]:
+    inp = _backed_up(ground)
+    ground.before = {"documents": str(sessions(ground, "staging").count_documents({}))}
+    sessions(ground, "staging").delete_many({"owner": {"$lt": "user-025"}})
+    return inp | {"then": "replace", "reason": "somebody deleted sessions"}
+
+
+def _back(ground: Ground) -> dict[str, Any]:
+    found = sessions(ground, "staging").count_documents({})
+    return {"all are back": str(found) == ground.before["documents"], **_databases(ground)}
+
+
 def _databases(ground: Ground) -> dict[str, Any]:
     found = sessions(ground, "staging")
     return {"scratch databases": [name for name in found.database.client.list_database_names() if "scratch" in name]}
@@ -237,6 +254,8 @@ SCENARIOS = (
     Scenario("migration", "DatabaseMigration", _migration, _environments),
     Scenario("index", "DatabaseMigration", _unindexed, _indexes),
     Scenario("backup", "DatabaseBackup", _backup, _databases),
+    Scenario("backup-check", "BackupCheck", _backed_up, _databases),
+    Scenario("restore", "DatabaseRestore", _lost, _back),
     Scenario("drill", "RestoreDrill", lambda _ground: {"stage": "staging"}, _databases),
     Scenario("keys", "ApiKeyRotation", _keys, _accepted),
     Scenario("signing", "SigningSecretRotation", _signing, _signed),

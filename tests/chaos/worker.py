@@ -8,6 +8,7 @@ shortened here, and nothing else is different from ``python -m worker``.
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
 import signal
@@ -18,16 +19,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
-import boto3
 from botocore.config import Config
-from botocore.loaders import JSONFileLoader
 from temporalio import activity
 from temporalio.common import RetryPolicy
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
+import worker.activities
 import worker.main
 from activities import clients
+from activities.settings import load_settings
 from workflows import policy
 
 PHASE, NOTES = "CHAOS_PHASE", "CHAOS_NOTES"
@@ -126,16 +127,11 @@ def shorten() -> None:
 
 def warm() -> None:
     """Once for all workers what each would do anew, so that most of a run's time is the run's."""
-    read, known = JSONFileLoader.load_file, dict[str, Any]()
-
-    def load_file(self: JSONFileLoader, file_path: str) -> Any:
-        if file_path not in known:
-            known[file_path] = read(self, file_path)
-        return known[file_path]
-
-    JSONFileLoader.load_file = load_file
-    for name in ("cloudformation", "cloudwatch", "lambda", "logs", "s3", "secretsmanager", "ses", "ssm", "sts"):
-        boto3.Session().client(name, region_name="us-east-1")
+    aws = clients.Aws(load_settings())
+    for name, service in vars(clients.Aws).items():
+        if isinstance(service, functools.cached_property):
+            getattr(aws, name)  # seconds for all; none of them has a connection yet that a fork could share
+    worker.activities.Aws = lambda _settings: aws  # type: ignore[assignment, misc]
     # That every workflow can be loaded is checked once a worker: seconds that show nothing here.
     SandboxedWorkflowRunner.prepare_workflow = lambda *_: None  # type: ignore[method-assign]
 
@@ -157,6 +153,8 @@ def _serve() -> None:
             os.kill(child, number)
         os._exit(0)
 
+    gc.collect()
+    gc.freeze()  # what is here stays: looking through it would copy every page of it for each worker
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     while True:

@@ -16,8 +16,9 @@ from pydantic import Field
 from starters.app import run
 from starters.problems import Code, Problem
 from starters.schema import fields, typed, validated
+from tests.hostile import VALUES, WORDS, Sent
 from tests.workflows.probe import Probe, ProbeInput
-from workflows.model import Name, RunbookInput
+from workflows.model import Name, RunbookInput, plain
 
 GOOD = ["--set", "stage=stage-x", "--set", "reason=why"]
 
@@ -54,6 +55,21 @@ def test_wrong_input_is_one_line_that_names_the_field(
     assert said.err.count("\n") == 1
     for text in texts:
         assert text in said.err
+
+
+def test_whatever_is_typed_is_one_line(capsys: pytest.CaptureFixture[str], sent: Sent) -> None:
+    lines = [["--set", f"{field}={word}"] for field in ("stage", "bake", "no_such") for word in WORDS]
+    lines += [["--input", word] for word in WORDS] + [["--set", word] for word in WORDS]
+    lines += [["--input", json.dumps(value)] for value in VALUES] + [["--input", "[" * 100_000]]
+    refused = 0
+    for line in lines:
+        code = run(["start", "Probe", "--set", "reason=why", *line], (Probe,))
+        said = capsys.readouterr()
+        assert code == Code.BAD_INPUT, line
+        assert (said.out, said.err.count("\n"), len(said.err) < 5000) == ("", 1, True), said.err[:300]
+        assert said.err == plain(said.err)
+        refused += 1
+    sent("command line", refused)
 
 
 def test_a_wrong_value_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:

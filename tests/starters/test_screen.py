@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from starters.live import Follower
 from starters.output import Output
@@ -139,3 +140,12 @@ async def test_on_a_terminal_the_run_is_drawn_over_until_it_asks(house: House) -
     assert isinstance(output.console.file, io.StringIO)
     assert "waits for you" in output.console.file.getvalue()
     await handle.terminate()
+
+
+def test_nothing_that_is_shown_commands_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "GET /\x1b]0;mine\x07\x1b[2J\u202e"
+    Output(as_json=False).show({}, hostile, Text(hostile, "red"))
+    Output(as_json=False).line(hostile)
+    shown = capsys.readouterr().out
+    assert shown.count("GET /\ufffd]0;mine") == 3
+    assert not set(shown) & set("\x1b\x07\u202e")

@@ -22,6 +22,7 @@ from starlette.applications import Starlette
 from temporalio.client import Client
 
 from activities.settings import AlarmRule, Receiver, Settings
+from tests.hostile import VALUES, WORDS, Sent
 from tests.patience import soon
 from tests.workflows.incident_world import World, situation, working
 from worker.receiver import Desk, receive
@@ -177,6 +178,27 @@ async def test_the_generic_door(desk: tuple[httpx.AsyncClient, Spool], token: st
     assert answer.status_code == status, answer.text
     assert "s3cret" not in answer.text
     assert spool.count() == (status == 202)
+
+
+async def test_whatever_is_posted_is_kept_or_refused(desk: tuple[httpx.AsyncClient, Spool], sent: Sent) -> None:
+    client, spool = desk
+    token = {"Authorization": "Bearer s3cret"}
+    fields = [*GENERIC, "key", "severity", "at", "surprise"]
+    bodies = [GENERIC | {field: value} for field in fields for value in (*WORDS, *VALUES)] + [*WORDS, *VALUES]
+    raw = [json.dumps(body).encode() for body in bodies]
+    raw += [b"", b"\xff\xfe", b"{", b"[" * 100_000, b'{"a":' * 50_000, b"null", b"NaN", b"1" * 5_000]
+    raw += [json.dumps(message() | {field: word}).encode() for field in message() for word in (*WORDS, *VALUES)]
+    refused = 0
+    for door in ("/alerts", "/sns"):
+        for body in raw:
+            before = spool.count()
+            answer = await client.post(door, content=body, headers=token)
+            assert answer.status_code < 500, (door, body[:200])
+            assert len(answer.text) < 2500
+            assert "s3cret" not in answer.text
+            assert spool.count() - before <= (answer.status_code == 202)
+            refused += answer.status_code >= 400
+    sent("receiver", refused)
 
 
 async def test_what_arrives_while_temporal_is_away_is_kept_and_delivered_once(

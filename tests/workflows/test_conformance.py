@@ -20,6 +20,7 @@ from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
+from tests.hostile import Sent
 from tests.workflows.probe import Probe
 from workflows.catalog import RUNBOOKS, WORKFLOWS
 from workflows.runbook import Runbook
@@ -128,7 +129,7 @@ async def answers(handle: WorkflowHandle[Any, Any], cls: type) -> Any:
 
 
 @pytest.mark.parametrize("cls", EVERY, ids=lambda c: c.__name__)
-async def test_no_signal_wedges_a_run(client: Client, cls: type) -> None:
+async def test_no_signal_wedges_a_run(client: Client, cls: type, sent: Sent) -> None:
     handle, worker = await idle(client, cls)
     names = [name for name in definition(cls).signals if name]
     async with worker:
@@ -142,10 +143,11 @@ async def test_no_signal_wedges_a_run(client: Client, cls: type) -> None:
             assert any("no such signal" in entry["text"] for entry in refused)
         assert await failed_tasks(handle) == []
         await handle.terminate()
+    sent("signals", len(every))
 
 
 @pytest.mark.parametrize("cls", EVERY, ids=lambda c: c.__name__)
-async def test_no_update_or_query_wedges_a_run(client: Client, cls: type) -> None:
+async def test_no_update_or_query_wedges_a_run(client: Client, cls: type, sent: Sent) -> None:
     handle, worker = await idle(client, cls)
     found = definition(cls)
     async with worker:
@@ -166,10 +168,12 @@ async def test_no_update_or_query_wedges_a_run(client: Client, cls: type) -> Non
                 assert await asyncio.wait_for(handle.query(name, args=args), 30) is not None
         assert await failed_tasks(handle) == []
         await handle.terminate()
+    for kind, names in (("updates", found.updates), ("queries", found.queries)):
+        sent(kind, len([name for name in names if name]) * len(POISON))
 
 
 @pytest.mark.parametrize("cls", EVERY, ids=lambda c: c.__name__)
-async def test_bad_input_fails_at_once(client: Client, cls: type) -> None:
+async def test_bad_input_fails_at_once(client: Client, cls: type, sent: Sent) -> None:
     queue = f"conformance-{uuid.uuid4()}"
 
     async def refusal(kind: str) -> None:
@@ -187,3 +191,4 @@ async def test_bad_input_fails_at_once(client: Client, cls: type) -> None:
 
     async with Worker(client, task_queue=queue, workflows=[cls] if cls not in WORKFLOWS else []):
         await asyncio.gather(*(refusal(kind) for kind in POISON))
+    sent("starts", len(POISON))
