@@ -60,26 +60,36 @@ def placed(house: House, worker: WorkerProcess, runs: Client, rate: float) -> It
             yield site
 
 
+def _answers(site: Site, statuses: str, since: datetime, until: datetime) -> int:
+    group = tomllib.loads(site.house.layout.settings.read_text())["stages"][site.stage]["log_group"]
+    start, end = (int(moment.timestamp() * 1000) for moment in (since, until))
+    if end <= start:
+        return 0
+    pages = site.aws("logs").get_paginator("filter_log_events")
+    asked = pages.paginate(logGroupName=group, startTime=start, endTime=end, filterPattern='"statusCode"')
+    lines = [event["message"] for page in asked for event in page["events"] if event["message"].startswith("{")]
+    return sum(str(json.loads(line).get("statusCode", "")).startswith(statuses) for line in lines)
+
+
 async def logged(site: Site, statuses: str, least: int, since: datetime, patience: float = 120) -> None:
     """Until a run that begins now sees so many answers with statuses that begin so.
 
     What clients were just answered is no measure: the log is behind, and a run does not look at its very end.
     """
-    group = tomllib.loads(site.house.layout.settings.read_text())["stages"][site.stage]["log_group"]
-    pages, start = site.aws("logs").get_paginator("filter_log_events"), int(since.timestamp() * 1000)
 
     async def seen() -> bool:
-        found, end = 0, int((now() - _UNSEEN).timestamp() * 1000)
-        if end <= start:
-            return False
-        asked = pages.paginate(logGroupName=group, startTime=start, endTime=end, filterPattern='"statusCode"')
-        for page in asked:
-            for event in page["events"]:
-                if event["message"].startswith("{"):
-                    found += str(json.loads(event["message"]).get("statusCode", "")).startswith(statuses)
-        return found >= least
+        return _answers(site, statuses, since, now() - _UNSEEN) >= least
 
-    await eventually(seen, f"{least} answers of {statuses}.. in {group}", patience, every=0.5)
+    await eventually(seen, f"{least} answers of {statuses}..", patience, every=0.5)
+
+
+async def without_errors(site: Site, window: timedelta) -> None:
+    """Until the trouble of another test is out of the window: what was as bad before a release is not its fault."""
+
+    async def clean() -> bool:
+        return _answers(site, "5", now() - window - _UNSEEN, now()) == 0
+
+    await eventually(clean, f"{window} without errors", every=0.5)
 
 
 def now() -> datetime:

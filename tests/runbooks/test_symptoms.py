@@ -6,6 +6,7 @@ Symptoms that take minutes to make and to mend are in ``long_symptoms.py``, whic
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 from temporalio.client import Client
@@ -16,7 +17,7 @@ from sandbox.state import Vault
 from tests.histories import keep
 from tests.runbooks.conftest import WorkerProcess
 from tests.runbooks.site import Site, finished, progress
-from tests.runbooks.symptom_site import approve, done, logged, now, placed, traffic
+from tests.runbooks.symptom_site import approve, done, logged, now, placed, traffic, without_errors
 from workflows.model import Outcome
 
 QUICK = {
@@ -37,6 +38,7 @@ def place(house: House, worker: WorkerProcess, runs: Client) -> Iterator[Site]:
 
 async def test_a_bad_release_is_found_rolled_back_and_measured_well(place: Site) -> None:
     site, began = place, now()
+    await without_errors(site, timedelta(seconds=20))
     await logged(site, "2", 6, began)
     site.deploy("broken")
     await logged(site, "5", 5, now())
