@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection
+from contextlib import ExitStack
 from pathlib import Path
 
 HOST = "127.0.0.1"
@@ -27,16 +27,16 @@ def free(port: int) -> bool:
     return True
 
 
-class Claims:
+class Claims(ExitStack):
     """The ports that one start has chosen, which no other start may choose before its parts listen on them.
 
     Between the look whether a port is free and the part that listens on it lie seconds, in which another sandbox that
     starts would find it free too. A claim is a name among Linux's abstract sockets: one process can have it, and it
-    goes with that process.
+    goes with that process, or with the end of the block.
     """
 
-    def __init__(self, held: ExitStack) -> None:
-        self._held = held
+    def __init__(self) -> None:
+        super().__init__()
         self._ports: set[int] = set()
 
     def take(self, port: int) -> bool:
@@ -48,16 +48,9 @@ class Claims:
             except OSError:
                 claim.close()
                 return False
-            self._held.enter_context(claim)
+            self.enter_context(claim)
             self._ports.add(port)
         return free(port)
-
-
-@contextmanager
-def claims() -> Iterator[Claims]:
-    """Claims that are given up at the end."""
-    with ExitStack() as held:
-        yield Claims(held)
 
 
 def exactly(port: int, purpose: str, avoid: Collection[int], claims: Claims) -> int:
@@ -82,11 +75,10 @@ def any_free() -> int:
         return int(probe.getsockname()[1])
 
 
-def next_free(preferred: int, avoid: Collection[int], claims: Claims | None = None) -> int:
+def next_free(preferred: int, avoid: Collection[int], claims: Claims) -> int:
     """The first free port from ``preferred`` upwards that is not in ``avoid``."""
-    take = claims.take if claims else free
     for port in range(preferred, preferred + _TRIES):
-        if port not in avoid and take(port):
+        if port not in avoid and claims.take(port):
             return port
     raise PortTakenError(f"no port from {preferred} to {preferred + _TRIES - 1} is free")
 

@@ -86,7 +86,7 @@ class Supervisor:
         begun = time.monotonic()
         timing = Timing()
         self._layout.create()
-        with self._layout.locked(), ports.claims() as claims:
+        with self._layout.locked(), ports.Claims() as claims:
             state = self._settle_leftovers() or State(
                 boot=processes.boot_id(),
                 started_at=datetime.now(UTC),

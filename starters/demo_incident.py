@@ -67,9 +67,10 @@ class Outage(Play):
 
     def ports(self) -> dict[str, int]:
         """A port for the receiver that no other sandbox on this machine waits to use."""
-        from sandbox.ports import next_free
+        from sandbox.ports import Claims, next_free
 
-        return {"alerts": next_free(8095, ())}
+        with Claims() as claims:
+            return {"alerts": next_free(8095, (), claims)}
 
     def trouble(self, house: House, traffic: Traffic) -> Stats:
         self._aside(f"what people receive shows at {_hub(house)}")

@@ -110,7 +110,8 @@ def _backed_up(ground: Ground) -> dict[str, Any]:
 def _lost(ground: Ground) -> dict[str, Any]:
     inp = _backed_up(ground)
     ground.before = {"documents": str(sessions(ground, "staging").count_documents({}))}
-    sessions(ground, "staging").delete_many({"owner": {"$lt": "user-025"}})
+    lost = sessions(ground, "staging").delete_many({"owner": {"$lt": "user-025"}})
+    assert lost.deleted_count, "nothing was there to lose"
     return inp | {"then": "replace", "reason": "somebody deleted sessions"}
 
 

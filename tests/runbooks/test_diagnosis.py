@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from sandbox.house import House
 from tests.patience import eventually
 from tests.runbooks.site import Site, approve, finished
 from workflows.diagnosis_model import Branch, Conclusion
@@ -21,7 +20,7 @@ ROUNDS = 120.0
 
 
 @pytest.fixture
-def place(site: Site, house: House) -> Iterator[Site]:
+def place(site: Site) -> Iterator[Site]:
     """Production under its traffic; good again afterwards."""
     yield site
     site.aws("lambda").delete_function_concurrency(FunctionName=site.stack)
@@ -49,14 +48,13 @@ async def diagnosed(site: Site, branch: Branch, cause: str, *refused: str) -> Co
     return await eventually(look, lambda: last.model_dump_json(indent=1) if last else "nothing", ROUNDS, every=1)
 
 
-async def gone(site: Site, branch: Branch) -> Conclusion:
-    """The conclusion, as soon as it names the branch no more."""
+async def gone(site: Site, branch: Branch) -> None:
+    """As soon as the conclusion names the branch no more."""
 
-    async def look() -> Conclusion | None:
-        found = await concluded(site)
-        return found if found.branch is not branch else None
+    async def look() -> bool:
+        return (await concluded(site)).branch is not branch
 
-    return await eventually(look, f"nothing of {branch}", ROUNDS, every=1)
+    await eventually(look, f"nothing of {branch}", ROUNDS, every=1)
 
 
 async def remedied(site: Site, found: Conclusion, runbook: str) -> None:

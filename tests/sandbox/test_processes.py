@@ -127,23 +127,24 @@ def test_the_owner_of_a_port_is_named() -> None:
         assert not ports.free(port)
         assert f"process {os.getpid()} " in str(ports.owner(port))
         named = f"port {port}.*hub.*process {os.getpid()} "
-        with ports.claims() as claims, pytest.raises(ports.PortTakenError, match=named):
+        with ports.Claims() as claims, pytest.raises(ports.PortTakenError, match=named):
             ports.exactly(port, "hub", (), claims)
-        assert ports.next_free(port, {port + 1}) >= port + 2
+        with ports.Claims() as claims:
+            assert ports.next_free(port, {port + 1}, claims) >= port + 2
     assert ports.free(port)
     assert ports.owner(port) is None
 
 
 def test_a_port_that_one_start_has_chosen_is_not_chosen_by_another() -> None:
     free = ports.any_free()
-    with ports.claims() as one:
+    with ports.Claims() as one:
         chosen = ports.next_free(free, (), one)
         assert one.take(chosen)  # again, for the same start
-        with ports.claims() as other:
+        with ports.Claims() as other:
             assert ports.next_free(chosen, (), other) > chosen
             with pytest.raises(ports.PortTakenError, match=f"port {chosen}.*a sandbox that is starting"):
                 ports.exactly(chosen, "hub", (), other)
-    with ports.claims() as later:
+    with ports.Claims() as later:
         assert ports.next_free(chosen, (), later) == chosen
 
 
