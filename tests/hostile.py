@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import strategies as st
-
 COUNTED = "bad input: "
 Sent = Callable[[str, int], None]
 """Of the fixture ``sent``: where it was sent to, and how many."""
@@ -56,15 +54,4 @@ VALUES: tuple[Any, ...] = (
     {f"field {number}": number for number in range(2_000)},
     {"x" * 10_000: 1},
     {"a\x1b[2J\nb": 1},
-)
-
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False)
-    | st.text(max_size=30)
-    | st.sampled_from(WORDS),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
-    max_leaves=12,
 )

@@ -12,13 +12,24 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from temporalio.api.common.v1 import Payload
 
-from tests.hostile import JSON, VALUES, WORDS, Sent
+from tests.hostile import VALUES, WORDS, Sent
 from workflows import model
 from workflows.catalog import RUNBOOKS
 from workflows.converter import TolerantPayloadConverter
 from workflows.details import escape
 from workflows.operator import BadMessage, read
 from workflows.runbook import Runbook
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=30)
+    | st.sampled_from(WORDS),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
 
 INPUTS = {cls.__name__: (cls.spec.input, cls.spec.example) for cls in RUNBOOKS}
 MESSAGES: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
