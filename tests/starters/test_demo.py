@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,15 @@ def test_the_demo_rolls_a_broken_release_back(tmp_path: Path, scenario: str) -> 
         assert text in err
 
 
-@pytest.mark.usefixtures("nothing_left")
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """SIGINT as at a terminal: a test run started in the background ignores it, and so would all that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("nothing_left", "heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_the_demo_cleans_up_when_it_is_interrupted(tmp_path: Path, number: signal.Signals) -> None:
     demo = begin(tmp_path, "--json")
