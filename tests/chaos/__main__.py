@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,12 @@ LANES = 8
 
 
 async def scenario(name: str, faults: Sequence[str]) -> None:
-    """One scenario in this process; prints a line of JSON a row."""
+    """One scenario in this process; prints a line of JSON a row.
+
+    Nothing else may come to standard output, and Temporal's core writes its warnings there.
+    """
+    told = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     wanted = next(scenario for scenario in SCENARIOS if scenario.name == name)
     with tempfile.TemporaryDirectory(prefix="chaos-") as home:
         async with ground(Path(home)) as on:
@@ -41,7 +47,7 @@ async def scenario(name: str, faults: Sequence[str]) -> None:
                     "verdict": row.verdict,
                     "pairs": sorted(ending.pairs),
                 }
-                print(json.dumps(found), flush=True)
+                print(json.dumps(found), file=told, flush=True)
 
 
 async def lane(names: asyncio.Queue[str], faults: Sequence[str], found: list[Found]) -> None:
@@ -54,12 +60,20 @@ async def lane(names: asyncio.Queue[str], faults: Sequence[str], found: list[Fou
         process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
         assert process.stdout is not None
         async for line in process.stdout:
-            row = stamped(json.loads(line))
-            found.append(row)
+            row = kept(json.loads(line), found)
             figures = f"{row['faults']:>4} {row['seconds']:>5} s"
             print(f"{name:<18} {row['fault']:<14} {figures}  {row['verdict']}", flush=True)
         if await process.wait():
-            found += [stamped(row) for row in broken_off(name, faults, found)]
+            for row in broken_off(name, faults, found):
+                kept(row, found)
+
+
+def kept(row: Found, found: list[Found]) -> Found:
+    """Written to the page at once: what comes later may break off."""
+    found.append(stamped(row))
+    if row["fault"] in WHOLE:
+        keep(found[-1:], [scenario.name for scenario in SCENARIOS])
+    return found[-1]
 
 
 def broken_off(name: str, faults: Sequence[str], found: Sequence[Found]) -> list[Found]:
@@ -79,7 +93,6 @@ async def side_by_side(names: Sequence[str], faults: Sequence[str]) -> int:
     began = datetime.now(UTC)
     await asyncio.gather(*(lane(queue, faults, found) for _ in range(min(LANES, len(names)))))
     took = (datetime.now(UTC) - began).total_seconds()
-    keep((row for row in found if row["fault"] in WHOLE), [scenario.name for scenario in SCENARIOS])
     bad = [row for row in found if row["mark"] == "✘"]
     print(f"written to {PAGE.relative_to(Path.cwd())}")
     print(f"{len(found)} runs, {sum(row['faults'] for row in found)} faults, {len(bad)} bad ends, {took:.0f} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import subprocess
@@ -29,10 +30,16 @@ HEADS = {
 }
 
 
+@functools.cache
+def commit() -> str:
+    """What is proven; asked once, because the page itself changes while the rows come."""
+    head = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True)
+    return head.stdout.strip()
+
+
 def stamped(row: Found) -> Found:
     """The row, with when and with what it was found."""
-    head = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True)
-    return {"commit": head.stdout.strip(), "on": f"{datetime.now(UTC):%Y-%m-%d}", **row}
+    return {"commit": commit(), "on": f"{datetime.now(UTC):%Y-%m-%d}", **row}
 
 
 def keep(new: Iterable[Found], order: Sequence[str]) -> None:
