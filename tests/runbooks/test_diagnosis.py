@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from temporalio.client import Client
 
+from sandbox.house import House
 from tests.patience import eventually
+from tests.runbooks.conftest import WorkerProcess
 from tests.runbooks.site import Site, approve, finished
 from workflows.diagnosis_model import Branch, Conclusion
 
@@ -24,6 +27,17 @@ def place(site: Site) -> Iterator[Site]:
     """Production under its traffic; good again afterwards."""
     yield site
     site.aws("lambda").delete_function_concurrency(FunctionName=site.stack)
+    site.deploy("good")
+
+
+@pytest.fixture
+def calm(house: House, worker: WorkerProcess, runs: Client) -> Iterator[Site]:
+    """Production under so little traffic that it can be slow and yet have room for every request."""
+    worker.start()
+    site = Site(house, runs)
+    traffic = house.traffic(site.stage, 1, 600)
+    yield site
+    traffic.stop()
     site.deploy("good")
 
 
@@ -82,12 +96,12 @@ async def test_errors_and_then_a_dead_function(place: Site) -> None:
     await gone(place, Branch.NOT_RESPONDING)
 
 
-async def test_latency(place: Site) -> None:
-    place.deploy("good")
-    place.deploy("slow", latency_ms=9000)
-    slow = await diagnosed(place, Branch.LATENCY, "deployment", "ServiceRestart", "VerticalScaling")
-    await remedied(place, slow, "QuickRollback")
-    await gone(place, Branch.LATENCY)
+async def test_latency(calm: Site) -> None:
+    calm.deploy("good")
+    calm.deploy("slow", latency_ms=6500)
+    slow = await diagnosed(calm, Branch.LATENCY, "deployment", "ServiceRestart", "VerticalScaling")
+    await remedied(calm, slow, "QuickRollback")
+    await gone(calm, Branch.LATENCY)
 
 
 async def test_throttling(place: Site) -> None:
