@@ -1,6 +1,6 @@
 """Lambda's limits: reserved concurrency within its bounds, and provisioned concurrency that really starts environments.
 
-ministack takes any reservation, and only writes down what is provisioned.
+ministack takes any reservation, only writes down what is provisioned, and takes the question for all of it for one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ ACCOUNT_CONCURRENCY = 1000
 
 _UNRESERVED_MINIMUM = 100
 
+_builtin_get_provisioned = lam._get_provisioned_concurrency
 _builtin_put_provisioned = lam._put_provisioned_concurrency
 _builtin_put_concurrency = lam._put_function_concurrency
 
@@ -40,6 +41,18 @@ def put_concurrency(name: str, data: dict[str, Any]) -> Response:
                 f"provisioned concurrency [{provisioned}]."
             )
     answer: Response = _builtin_put_concurrency(name, data)
+    return answer
+
+
+def get_provisioned(name: str, qualifier: str | None) -> Response:
+    """One needs a qualifier; without it the path is that of ListProvisionedConcurrencyConfigs."""
+    function = lam._functions.get(name)
+    if qualifier or function is None:
+        answer: Response = _builtin_get_provisioned(name, qualifier)
+    else:
+        arn, kept = function["config"]["FunctionArn"], function.get("provisioned_concurrency", {})
+        every = [config | {"FunctionArn": f"{arn}:{qualifier}"} for qualifier, config in kept.items()]
+        answer = lam.json_response({"ProvisionedConcurrencyConfigs": every})
     return answer
 
 
@@ -95,4 +108,5 @@ def _invalid(message: str) -> Response:
 def install() -> None:
     lam._put_function_concurrency = put_concurrency
     lam._put_provisioned_concurrency = put_provisioned
+    lam._get_provisioned_concurrency = get_provisioned
     lam._ACCOUNT_CONCURRENCY_CAP = ACCOUNT_CONCURRENCY

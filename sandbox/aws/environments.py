@@ -50,6 +50,8 @@ class Environment(runtime.Worker):  # type: ignore[misc]  # ministack is untyped
     """One process that runs one version of one function, an invocation at a time."""
 
     _proc: subprocess.Popen[str] | None
+    provisioned = False
+    """It was started for provisioned concurrency: it stays, however long nobody calls."""
 
     def __init__(self, func_name: str, config: dict[str, Any], code_zip: bytes) -> None:
         super().__init__(func_name, config, code_zip)
@@ -61,6 +63,15 @@ class Environment(runtime.Worker):  # type: ignore[misc]  # ministack is untyped
         """Its process has started and is initialised. ministack's ``_proc`` is set long before that."""
         self._output: list[tuple[float, bytes]] = []
         self._output_lock = threading.Lock()
+
+    @property
+    def last_used(self) -> float:
+        """By this ministack takes environments away that have stood idle."""
+        return time.time() if self.provisioned else self._last_used
+
+    @last_used.setter
+    def last_used(self, at: float) -> None:
+        self._last_used = at
 
     def start(self) -> None:
         """Start the process before there is a call for it. Whoever calls first then waits for no start.
@@ -241,7 +252,7 @@ def provide(name: str, config: dict[str, Any], code: bytes, version: str, wanted
             if len(pool) >= min(wanted, MOST):
                 return False
             environment = environment_class(config)(name, config, code)
-            environment.in_use, environment.last_used = True, time.time()
+            environment.in_use, environment.provisioned = True, True
             pool.append(environment)
         try:
             environment.start()

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,19 @@ class WorkerProcess:
             return 0
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(60)
+
+    @contextlib.contextmanager
+    def set(self, settings: Mapping[str, str]) -> Iterator[None]:
+        """A worker with other settings for a while."""
+        before = dict(self.environment)
+        self.stop()
+        self.environment |= settings
+        self.start()
+        yield
+        self.stop()
+        self.environment.clear()
+        self.environment |= before
+        self.start()
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")

@@ -29,19 +29,6 @@ _UNSEEN = timedelta(seconds=5)
 
 
 @contextmanager
-def hurrying(worker: WorkerProcess) -> Iterator[None]:
-    before = dict(worker.environment)
-    worker.stop()
-    worker.environment |= HURRY
-    worker.start()
-    yield
-    worker.stop()
-    worker.environment.clear()
-    worker.environment |= before
-    worker.start()
-
-
-@contextmanager
 def traffic(site: Site, rate: float, client: int = 0) -> Iterator[Traffic]:
     driving = site.house.traffic("production", rate, 600, client)
     try:
@@ -54,7 +41,7 @@ def traffic(site: Site, rate: float, client: int = 0) -> Iterator[Traffic]:
 def placed(house: House, worker: WorkerProcess, runs: Client, rate: float) -> Iterator[Site]:
     """Production with a good release, and traffic all the time: before the trouble, in it, and after it."""
     site = Site(house, runs)
-    with hurrying(worker):
+    with worker.set(HURRY):
         site.deploy("good")
         with traffic(site, rate):
             yield site

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tomllib
+from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,8 +15,8 @@ from temporalio.client import Client
 from sandbox.house import House
 from tests.histories import keep
 from tests.runbooks.conftest import WorkerProcess
-from tests.runbooks.site import Site, finished, progress, until
-from workflows.model import Outcome
+from tests.runbooks.site import Site, failure, finished, progress, until
+from workflows.model import Outcome, State
 
 STAGE = "staging"
 QUICK = {
@@ -29,6 +32,19 @@ QUICK = {
 def site(house: House, worker: WorkerProcess, runs: Client) -> Site:
     worker.start()
     return Site(house, runs, STAGE)
+
+
+@pytest.fixture
+def build_fails(site: Site, tmp_path: Path) -> Iterator[None]:
+    """The next ``sst deploy`` fails as a build does that cannot fetch its packages; the ones after that work."""
+    sst, real, failed = site.house.layout.bin / "sst", tmp_path / "sst", tmp_path / "failed"
+    sst.rename(real)
+    once = f'[ "$1" = deploy ] && [ ! -e {shlex.quote(str(failed))} ]'
+    fails = f"touch {shlex.quote(str(failed))}; echo 'Error: npm install failed' >&2; exit 1"
+    sst.write_text(f'#!/bin/sh\nif {once}; then {fails}; fi\nexec {shlex.quote(str(real))} "$@"\n')
+    sst.chmod(0o755)
+    yield
+    real.replace(sst)
 
 
 def status(site: Site, key: str) -> int:
@@ -66,3 +82,26 @@ async def test_three_keys_are_replaced_while_a_client_stays_on_the_old_one(site:
     await keep(handle, "ApiKeyRotation", "extended-once")
     text = json.dumps(result.model_dump(mode="json")) + (await progress(handle)).model_dump_json()
     assert not any(key in text for key in (*old, *fresh))
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("build_fails")
+async def test_a_deployment_that_fails_leaves_the_old_keys_and_the_store_as_it_was(site: Site) -> None:
+    def kept() -> dict[str, list[str]]:
+        manager = site.aws("secretsmanager")
+        found = {each["Name"]: each["SecretVersionsToStages"] for each in manager.list_secrets()["SecretList"]}
+        return {
+            name: sorted(version for version, labels in versions.items() if "AWSCURRENT" in labels)
+            for name, versions in found.items()
+            if f"/{STAGE}/" in name
+        }
+
+    old, listed, current = site.house.key(STAGE, "primary"), site.secret("ApiKeys"), kept()
+    assert any(current.values())
+    handle = await site.start("ApiKeyRotation", reason="quarterly rotation", **QUICK)
+    error = await failure(handle)
+    assert error.type == "DeployFailed"
+    assert "npm install failed" in error.message
+    assert (await progress(handle)).step("create").state is State.UNDONE
+    assert (site.secret("ApiKeys"), kept()) == (listed, current)
+    assert status(site, old) == 200

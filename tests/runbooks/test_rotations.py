@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tomllib
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -64,7 +66,17 @@ async def test_a_release_with_one_slot_is_found_out_and_one_with_two_is_rotated(
     assert not any(secret in text for secret in (*(key.decode() for key in after.keys.values()), before))
 
 
-async def test_the_database_user_is_replaced(site: Site) -> None:
+@pytest.fixture
+def users(request: pytest.FixtureRequest, worker: WorkerProcess) -> Iterator[str]:
+    """By which adapter the worker makes database users."""
+    adapter = str(request.param)
+    other = {"RUNBOOKS_STAGES__STAGING__ROTATION__USERS": adapter}
+    with worker.set(other) if adapter != "mongodb" else contextlib.nullcontext():
+        yield adapter
+
+
+@pytest.mark.parametrize("users", ["mongodb", pytest.param("atlas", marks=pytest.mark.long)], indirect=True)
+async def test_the_database_user_is_replaced(site: Site, users: str) -> None:
     before = site.secret("MongoDBUri")
     old = user_of(before).name
     handle = await site.start("DatabaseCredentialRotation", reason="every 6 months", quiet="PT1S", patience="PT2S")
@@ -82,6 +94,6 @@ async def test_the_database_user_is_replaced(site: Site) -> None:
         client[facts(site)["database"]["name"]]["sessions"].find_one()
     assert refused.value.code == 18
     assert {item.id for item in result.checklist if not item.done} == {"clients"}
-    await keep(handle, "DatabaseCredentialRotation", "rotated")
+    await keep(handle, "DatabaseCredentialRotation", "rotated" if users == "mongodb" else "rotated-by-atlas")
     text = json.dumps(result.model_dump(mode="json")) + (await progress(handle)).model_dump_json()
     assert not any(password_of(uri) in text for uri in (before, after))

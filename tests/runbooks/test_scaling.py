@@ -14,7 +14,7 @@ from sandbox.house import House
 from tests.histories import keep
 from tests.runbooks.conftest import WorkerProcess
 from tests.runbooks.site import Site, approve, failure, finished, progress, until
-from workflows.model import State
+from workflows.model import Outcome, State
 
 LOAD: dict[str, Any] = {"requests": 30, "concurrency": 3}
 
@@ -48,6 +48,27 @@ async def test_the_documents_larger_pool_is_refused_with_the_arithmetic(site: Si
     assert error.type == "WouldBeWorse"
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("runbook", "change"),
+    [("ConnectionPoolScaling", {"max_pool_size": 12}), ("ProvisionedConcurrency", {"executions": 2})],
+)
+async def test_a_temporary_change_is_made_and_ends_by_itself(site: Site, runbook: str, change: dict[str, int]) -> None:
+    brief = {"load": LOAD, "window": "PT10S", "expires_after": "PT8S", "reason": "for an evening"}
+    before = capacity(site)
+    handle = await site.start(runbook, stage="staging", **change, **brief)
+    gated = await until(handle, lambda s: s.outcome is not None or s.open_gate() is not None, 150)
+    if gated.open_gate():
+        await approve(handle)
+    result = await finished(handle, 180)
+    assert result.outcome is Outcome.COMPLETED, result
+    assert {item.id for item in result.checklist if not item.done} <= {"production"}, result.checklist
+    assert capacity(site) == before | ({"pool": "12"} if runbook == "ConnectionPoolScaling" else {"provisioned": 2})
+    expiry = site.client.get_workflow_handle(str(result.facts["ends by"]))
+    assert (await finished(expiry, 120)).outcome is Outcome.COMPLETED
+    assert capacity(site) == before
+
+
 async def test_a_terminated_restart_gives_traffic_back(site: Site) -> None:
     handle = await site.start("ServiceRestart", drain="PT5M", reason="it hangs")
     await approve(handle)
@@ -60,6 +81,16 @@ async def test_a_terminated_restart_gives_traffic_back(site: Site) -> None:
     assert limit(site) is None
     assert site.health()["code"] == 200
     await keep(watchdog, "ServiceRestartWatchdog", "terminated")
+
+
+def capacity(site: Site) -> dict[str, Any]:
+    functions, name = site.aws("lambda"), "claude-projects-state-api-staging"
+    live = functions.get_function_configuration(FunctionName=name, Qualifier="live")
+    kept = functions.list_provisioned_concurrency_configs(FunctionName=name)["ProvisionedConcurrencyConfigs"]
+    return {
+        "pool": live["Environment"]["Variables"].get("MONGODB_MAX_POOL_SIZE"),
+        "provisioned": sum(each["RequestedProvisionedConcurrentExecutions"] for each in kept),
+    }
 
 
 def sizes(site: Site) -> dict[str, int]:

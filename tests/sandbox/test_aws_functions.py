@@ -167,6 +167,12 @@ def test_provisioned_environments_are_started_before_anybody_calls(aws: Aws) -> 
     name = aws.published("a", "b")
     invoke(aws, name, "")  # makes the log group
     settings = aws.function.get_provisioned_concurrency_config
+
+    def kept() -> list[tuple[str, int]]:
+        found = aws.function.list_provisioned_concurrency_configs(FunctionName=name)["ProvisionedConcurrencyConfigs"]
+        return [(each["FunctionArn"], each["RequestedProvisionedConcurrentExecutions"]) for each in found]
+
+    assert kept() == []
     aws.function.put_provisioned_concurrency_config(
         FunctionName=name, Qualifier="live", ProvisionedConcurrentExecutions=2
     )
@@ -175,6 +181,7 @@ def test_provisioned_environments_are_started_before_anybody_calls(aws: Aws) -> 
         return bool(settings(FunctionName=name, Qualifier="live")["Status"] == "READY")
 
     until(ready, "provisioning")
+    assert [(arn.rpartition(":")[2], wanted) for arn, wanted in kept()] == [("live", 2)]
     before = len(cold_starts(aws, name))
     invoke(aws, name, "live")
     assert len(cold_starts(aws, name)) == before
