@@ -30,7 +30,8 @@ FAULTS: tuple[str, ...] = (*PHASES, *PARTS, *MIXED, *MODES)
 WHOLE: tuple[str, ...] = (*PHASES, *PARTS, *MIXED)
 """What the whole proof does to every scenario; one mode for all operations is there to look closer."""
 PORTS = dict.fromkeys(("temporal", "temporal-ui", "aws", "alerts", "mongodb", "hub"), 0)
-PATIENCE = 600.0
+PATIENCE = 1800.0
+"""Seconds until a run counts as stuck. Forty deaths of the worker take ten minutes on a machine that is busy."""
 
 
 @dataclass

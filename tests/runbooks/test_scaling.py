@@ -62,7 +62,8 @@ async def test_a_temporary_change_is_made_and_ends_by_itself(site: Site, runbook
         await approve(handle)
     result = await finished(handle, 180)
     assert result.outcome is Outcome.COMPLETED, result
-    assert {item.id for item in result.checklist if not item.done} <= {"production"}, result.checklist
+    # Nothing was short, so nothing need be better afterwards.
+    assert {item.id for item in result.checklist if not item.done} <= {"improvement"}, result.checklist
     assert capacity(site) == before | ({"pool": "12"} if runbook == "ConnectionPoolScaling" else {"provisioned": 2})
     expiry = site.client.get_workflow_handle(str(result.facts["ends by"]))
     assert (await finished(expiry, 120)).outcome is Outcome.COMPLETED
