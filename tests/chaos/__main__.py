@@ -22,7 +22,7 @@ from tests.chaos.page import PAGE, Found, keep, stamped
 from tests.chaos.scenarios import SCENARIOS
 
 LANES = 4
-"""Sandboxes side by side on two cores. With more of them heartbeats come late, and what is tried again costs more time."""
+"""Sandboxes side by side on two cores. With more, heartbeats come late, and what is tried again costs more time."""
 
 
 async def scenario(name: str, faults: Sequence[str]) -> None:
