@@ -52,6 +52,9 @@ class Database:
             current, available = _count(counts.get("current")), _count(counts.get("available"))
             if available == 0 and self._takes_more(stage):
                 available = None
+            most = stage.database.most_connections
+            if available is None and current is not None and most is not None:
+                available = max(0, most - current)
         ping_ms = round(statistics.median(pings) * 1000, 2)
         server = _server(build)
         used = (

@@ -61,6 +61,9 @@ class DatabaseFacts(Facts):
     operator_uri: SecretRef | None = Field(
         None, description="Connection string of a user who may profile the database; the API's own when absent"
     )
+    most_connections: int | None = Field(
+        None, ge=1, description="Connections that the cluster takes, where the server itself does not say"
+    )
 
 
 FieldPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_@][\w.@]*$", max_length=100)]

@@ -40,7 +40,7 @@ def write_checkout(release: Release, releases: Path) -> Path:
     """
     directory = releases / release.id
     directory.mkdir(parents=True, exist_ok=True)
-    for source in (HANDLER, HANDLER.with_name(BESIDE)):
+    for source in (HANDLER, *map(HANDLER.with_name, BESIDE)):
         shutil.copyfile(source, directory / source.name)
     (directory / "release.json").write_text(release.to_json())
     (directory / "sst.config.ts").write_text(_CONFIG.format(app=APP))

@@ -25,7 +25,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import boto3
-import tokens  # type: ignore[import-not-found]  # packed beside this file
+import faults  # type: ignore[import-not-found]  # packed beside this file
+import tokens  # type: ignore[import-not-found]  # and this one
 from bson import ObjectId
 from bson.errors import InvalidId
 from pymongo import DESCENDING, MongoClient, ReturnDocument
@@ -36,7 +37,6 @@ Document = dict[str, Any]
 
 STATUSES = ("pending", "active", "completed", "failed")
 DEFAULT_LIMIT, MAX_LIMIT = 20, 100
-_MEGABYTE = 1024 * 1024
 
 
 # --- once an execution environment ---------------------------------------------------------------------------------
@@ -61,13 +61,19 @@ def _secret(variable: str) -> str:
 API_KEYS = tuple(key.strip().encode() for key in _secret("API_KEYS_PARAM").split(",") if key.strip())
 KEYRING = tokens.Keyring.of(_secret("JWT_SECRET_PARAM"), single=FAULTS["single_signing_secret"])
 POOL_SIZE = int(os.environ.get("MONGODB_MAX_POOL_SIZE", "50"))
-CLIENT: MongoClient[Document] = MongoClient(_secret("MONGODB_URI_PARAM"), tz_aware=True, maxPoolSize=POOL_SIZE)
+CLIENT: MongoClient[Document] = MongoClient(
+    _secret("MONGODB_URI_PARAM"),
+    tz_aware=True,
+    maxPoolSize=POOL_SIZE,
+    waitQueueTimeoutMS=faults.POOL_WAIT_MS if FAULTS["queries_at_once"] else None,
+)
 SESSIONS: Collection[Document] = CLIENT.get_default_database()["sessions"]
 
 LIMITS_PARAMETER = f"/sst/state-api/{os.environ['SST_STAGE']}/ClientLimits"
 """Limits by key id, as JSON: ``{"1a2b3c4d": {"per_minute": 60, "until": "2026-01-20T12:00:00Z"}}``; may be absent."""
 
-_held = [b"\x01" * (FAULTS["memory_held_mb"] * _MEGABYTE)]  # written to, so that it really is resident
+MEMORY = faults.Memory(FAULTS["memory_held_mb"])
+IDLENESS = faults.Idleness(FAULTS["idle_seconds"])
 _init_ms: float | None = (time.perf_counter() - _init_began) * 1000
 
 
@@ -175,6 +181,7 @@ def list_sessions(request: Request) -> Answer:
         raise HttpError(400, problems)
     wanted = {name: request.query[name] for name in ("project_id", "status") if name in request.query}
     found = list(SESSIONS.find(wanted).sort("created_at", DESCENDING).limit(int(limit)))
+    faults.at_once(FAULTS["queries_at_once"], lambda number: SESSIONS.count_documents({"owner": f"user-{number:03d}"}))
     if FAULTS["unindexed_query"]:
         for session in found:
             session["previous_id"] = _previous_of_owner(session)
@@ -315,28 +322,10 @@ def _counted(what: str) -> int:
 # --- faults that strike while a request is served ------------------------------------------------------------------
 
 
-class SessionStateError(Exception):
-    """What the release with an error rate fails with: a mistake in its own code."""
-
-
-class RuntimeExitError(Exception):
-    """Ends the invocation itself, past the API's own error handling."""
-
-
-def _leak() -> None:
-    if FAULTS["memory_leak_mb"]:
-        _held.append(b"\x01" * int(FAULTS["memory_leak_mb"] * _MEGABYTE))
-
-
 def _strike(request: Request) -> None:
     time.sleep(FAULTS["latency_ms"] / 1000)
     if request.chance("error") < FAULTS["error_rate"]:
-        raise SessionStateError("cannot read property 'state' of undefined session")
-
-
-def _memory_mb() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") // _MEGABYTE
+        raise faults.SessionStateError("cannot read property 'state' of undefined session")
 
 
 # --- the function --------------------------------------------------------------------------------------------------
@@ -344,6 +333,11 @@ def _memory_mb() -> int:
 
 def handler(event: Mapping[str, Any], context: Any) -> Document:
     """Answer one API Gateway proxy event, and log one JSON line about it."""
+    with IDLENESS:
+        return _logged(event, context)
+
+
+def _logged(event: Mapping[str, Any], context: Any) -> Document:
     global _init_ms
     began = time.perf_counter()
     request = Request.of(event, context.aws_request_id)
@@ -353,7 +347,7 @@ def handler(event: Mapping[str, Any], context: Any) -> Document:
     except HttpError as error:
         status, body = error.status, error.body
         entry |= {"error": str(error), "errorType": HTTPStatus(status).phrase}
-    except RuntimeExitError:
+    except faults.RuntimeExitError:
         raise
     except Exception as error:
         status, body = 500, {"statusCode": 500, "message": "Internal server error"}
@@ -367,7 +361,7 @@ def handler(event: Mapping[str, Any], context: Any) -> Document:
         "version": context.function_version,
         "apiKeyId": request.key_id,
         "client": request.client,
-        "memoryUsedMb": _memory_mb(),
+        "memoryUsedMb": MEMORY.used_mb(),
         "coldStart": _init_ms is not None,
     }
     if _init_ms is not None:
@@ -380,8 +374,8 @@ def handler(event: Mapping[str, Any], context: Any) -> Document:
 
 def _answer(request: Request, entry: Document) -> Answer:
     if request.chance("crash") < FAULTS["crash_rate"]:
-        raise RuntimeExitError("unhandled rejection outside of the request")
-    _leak()
+        raise faults.RuntimeExitError("unhandled rejection outside of the request")
+    MEMORY.leak(FAULTS["memory_leak_mb"])
     found = _route(request)
     if found is None:
         raise HttpError(404, f"Cannot {request.method} {request.path}")

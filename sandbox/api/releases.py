@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 HANDLER = Path(__file__).with_name("handler.py")
-BESIDE = "tokens.py"
+BESIDE = ("faults.py", "tokens.py")
 """What the handler imports: packed with it."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 _ID_LENGTH = 10
@@ -47,6 +47,17 @@ class Faults(BaseModel):
     missing_route: Route | None = Field(None, description="A route that is answered 404")
     unindexed_query: bool = Field(
         False, description="Whether GET /sessions also reads by (owner, created_at), slow until such an index exists"
+    )
+    queries_at_once: int = Field(
+        0,
+        ge=0,
+        le=50,
+        description="Queries that GET /sessions makes side by side, and fails where its pool is too small",
+    )
+    idle_seconds: float = Field(
+        0,
+        ge=0,
+        description="After this long without a call an environment is gone, unless it was provisioned; 0 is never",
     )
     shared_limit: int = Field(
         0, ge=0, description="Requests a minute of all clients together, above which everybody is answered 429"
@@ -123,11 +134,13 @@ CATALOGUE: dict[str, Release] = {
         GOOD.with_faults("dead", crash_on_init=True),
         GOOD.with_faults("slow", latency_ms=2500),
         GOOD.with_faults("cold", cold_start_ms=4000),
+        GOOD.with_faults("drowsy", idle_seconds=0.5),
         GOOD.with_faults("leaky", memory_leak_mb=4),
         GOOD.with_faults("heavy", memory_held_mb=370),
         GOOD.with_faults("rejecting", reject_validation=True),
         GOOD.with_faults("incomplete", missing_route="GET /sessions/{id}"),
         GOOD.with_faults("unindexed", unindexed_query=True),
+        GOOD.with_faults("chatty", queries_at_once=8),
         GOOD.with_faults("throttled", shared_limit=360),
         GOOD.with_faults("one-secret", single_signing_secret=True),
     )
@@ -139,7 +152,7 @@ def build(release: Release, handler: Path = HANDLER) -> bytes:
     """The deployment package: the same bytes for the same release and source, so that its hash identifies it."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        sources = {name: handler.with_name(name).read_bytes() for name in ("handler.py", BESIDE)}
+        sources = {name: handler.with_name(name).read_bytes() for name in ("handler.py", *BESIDE)}
         for name, content in {**sources, "release.json": release.to_json().encode()}.items():
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.external_attr = 0o644 << 16

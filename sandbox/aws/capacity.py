@@ -21,6 +21,7 @@ _UNRESERVED_MINIMUM = 100
 
 _builtin_get_provisioned = lam._get_provisioned_concurrency
 _builtin_put_provisioned = lam._put_provisioned_concurrency
+_builtin_delete_provisioned = lam._delete_provisioned_concurrency
 _builtin_put_concurrency = lam._put_function_concurrency
 
 
@@ -73,6 +74,14 @@ def put_provisioned(name: str, qualifier: str | None, data: dict[str, Any]) -> R
     return answer
 
 
+def delete_provisioned(name: str, qualifier: str | None) -> Response:
+    settings = lam._get_func_record_for_qualifier(name, qualifier)[1] if name in lam._functions else None
+    answer: Response = _builtin_delete_provisioned(name, qualifier)
+    if settings is not None:
+        environments.withdraw(name, settings, settings.get("Version", "$LATEST"))
+    return answer
+
+
 def follow(name: str, qualifier: str) -> None:
     """Start the environments that are provisioned for a qualifier, on the version that it names now."""
     config = (lam._functions.get(name) or {}).get("provisioned_concurrency", {}).get(qualifier)
@@ -109,4 +118,5 @@ def install() -> None:
     lam._put_function_concurrency = put_concurrency
     lam._put_provisioned_concurrency = put_provisioned
     lam._get_provisioned_concurrency = get_provisioned
+    lam._delete_provisioned_concurrency = delete_provisioned
     lam._ACCOUNT_CONCURRENCY_CAP = ACCOUNT_CONCURRENCY

@@ -218,6 +218,9 @@ machine: more would slow each other, and everything else, down. What arrives mea
 MOST = 12
 """Environments of one version. AWS has a thousand; here a database that hangs would fill the machine with processes."""
 
+PROVISIONED = "provisioned-concurrency"
+"""What Lambda tells an environment that was started before there was a call."""
+
 PATIENCE_S = 0.3
 """How long an invocation waits for a warm environment to be free before one is started for it."""
 
@@ -242,18 +245,27 @@ def lease(name: str, config: dict[str, Any], code: bytes, version: str) -> Any:
 
 
 def provide(name: str, config: dict[str, Any], code: bytes, version: str, wanted: int) -> bool:
-    """Bring a version to so many environments (at most :data:`MOST`), one after the other. Returns whether one failed.
+    """Bring a version to so many provisioned environments (at most :data:`MOST`), one after the other.
 
-    More than that exist on AWS; on this machine they would be slower than none.
+    More than that exist on AWS; on this machine they would be slower than none. They are called first, and those that
+    were started for calls are none of them.
+
+    Returns:
+        Whether one failed to start.
     """
+    variables = {**config.get("Environment", {}).get("Variables", {}), "AWS_LAMBDA_INITIALIZATION_TYPE": PROVISIONED}
+    settings = {**config, "Environment": {**config.get("Environment", {}), "Variables": variables}}
+    key, most = runtime._worker_key(name, config, version), min(wanted, MOST)
     while True:
         with runtime._lock:
-            pool = runtime._workers.setdefault(runtime._worker_key(name, config, version), [])
-            if len(pool) >= min(wanted, MOST):
-                return False
-            environment = environment_class(config)(name, config, code)
-            environment.in_use, environment.provisioned = True, True
-            pool.append(environment)
+            there = [one for one in runtime._workers.setdefault(key, []) if one.provisioned]
+            if len(there) < most:
+                environment = environment_class(config)(name, settings, code)
+                environment.in_use, environment.provisioned = True, True
+                runtime._workers[key].insert(0, environment)
+        if len(there) >= most:
+            _end(key, there[most:])
+            return False
         try:
             environment.start()
         except RuntimeError:
@@ -261,6 +273,25 @@ def provide(name: str, config: dict[str, Any], code: bytes, version: str, wanted
             return True
         finally:
             release(environment)
+
+
+def withdraw(name: str, config: dict[str, Any], version: str) -> None:
+    """No environment of a version is provisioned any more."""
+    key = runtime._worker_key(name, config, version)
+    with runtime._lock:
+        there = [one for one in runtime._workers.get(key, []) if one.provisioned]
+    _end(key, there)
+
+
+def _end(key: str, ended: list[Any]) -> None:
+    """Stop these environments of a version. One that is busy finishes its invocation first."""
+    with runtime._lock:
+        if key in runtime._workers:
+            runtime._workers[key] = [one for one in runtime._workers[key] if one not in ended]
+        for environment in ended:
+            environment.retired = True
+        idle = [environment for environment in ended if not environment.in_use]
+    runtime.kill_workers(idle)
 
 
 def environment_class(config: dict[str, Any]) -> Any:

@@ -1,6 +1,6 @@
 """The runbooks of a symptom against the real house: each symptom made for real, found, remedied, measured better.
 
-Symptoms that take minutes to make and to mend are in ``long_symptoms.py``, which is run by hand.
+Symptoms that take minutes to make and to mend are in ``test_long_symptoms.py``.
 """
 
 from __future__ import annotations

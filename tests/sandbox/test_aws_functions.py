@@ -191,6 +191,32 @@ def test_provisioned_environments_are_started_before_anybody_calls(aws: Aws) -> 
     assert len(cold_starts(aws, name)) == before
 
 
+def test_a_provisioned_environment_knows_it_is_called_first_and_goes_with_its_provision(aws: Aws) -> None:
+    source = """
+import os
+def handler(event, context):
+    return os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", "another")
+"""
+    name = aws.make_function(package(source))
+    aws.function.publish_version(FunctionName=name)
+    aws.function.create_alias(FunctionName=name, Name="live", FunctionVersion="1")
+
+    def answers() -> object:
+        return invoke(aws, name, "live")[1]
+
+    def provision(wanted: int) -> None:
+        settings = {"FunctionName": name, "Qualifier": "live"}
+        aws.function.put_provisioned_concurrency_config(**settings, ProvisionedConcurrentExecutions=wanted)
+        until(lambda: aws.function.get_provisioned_concurrency_config(**settings)["Status"] == "READY", "provisioning")
+
+    assert answers() == "another"
+    for wanted in (2, 1):
+        provision(wanted)
+        assert answers() == "provisioned-concurrency"
+    aws.function.delete_provisioned_concurrency_config(FunctionName=name, Qualifier="live")
+    assert answers() == "another"
+
+
 def cold_starts(aws: Aws, name: str) -> list[str]:
     """The REPORT lines of invocations that waited for a start."""
     found = aws.logs.filter_log_events(logGroupName=f"/aws/lambda/{name}", filterPattern='"Init Duration"')
