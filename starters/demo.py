@@ -100,15 +100,23 @@ def demo(
         ),
     ] = Scenario.ROLLBACK,
     auto_approve: Annotated[bool, typer.Option("--auto-approve", help="Answer the run's questions with yes.")] = False,
+    documents: Annotated[
+        int | None, typer.Option("--documents", min=1000, help="How many 'migration' has: 50,000 if you do not say.")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """See it work on a sandbox of its own, which is gone afterwards: a rollback that asks, or a large migration."""
     output = Output(as_json)
     attended = output.live and sys.stdin.isatty() and not auto_approve
+    play = _PLAYS[scenario](output, attended)
+    if isinstance(play, Migration):
+        play.documents = documents or play.documents
+    elif documents:
+        raise typer.BadParameter("only 'migration' has documents", param_hint="--documents")
     with _undisturbed(), ExitStack() as stack:
         root = Path(tempfile.mkdtemp(prefix="runbooks-demo-"))
         stack.callback(shutil.rmtree, root, ignore_errors=True)
-        return _PLAYS[scenario](output, attended).play(stack, root)
+        return play.play(stack, root)
 
 
 @contextmanager

@@ -91,3 +91,11 @@ def test_the_demo_cleans_up_when_it_is_interrupted(tmp_path: Path, number: signa
     _out, err = demo.communicate(timeout=60)
     assert demo.returncode == Code.INTERRUPTED
     assert err.splitlines()[-1] == "runbooks: interrupted"
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_only_a_migration_has_documents(tmp_path: Path) -> None:
+    demo = begin(tmp_path, "rollback", "--documents", "300000")
+    _out, err = demo.communicate(timeout=60)
+    assert demo.returncode == Code.BAD_INPUT, err
+    assert err.strip() == "runbooks: Invalid value for --documents: only 'migration' has documents"
