@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from temporalio import workflow
 from temporalio.common import Priority
-from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError, TimeoutType, is_cancelled_exception
 from temporalio.exceptions import TimeoutError as ActivityTimeout
 
 from activities.charts import Chart
@@ -298,6 +298,13 @@ class Steps(OperatorSurface, Generic[I]):
         return result
 
 
+_GAVE_UP = "gave up after trying for as long as the policy allows"
+_TIMED_OUT = {
+    TimeoutType.START_TO_CLOSE: "it did not end in the time that the policy gives one try",
+    TimeoutType.HEARTBEAT: "its worker fell silent",
+}
+
+
 def describe(error: BaseException) -> tuple[str, str]:
     """What failed, in the words of the activity, and its type."""
     cause: BaseException = error
@@ -310,8 +317,8 @@ def describe(error: BaseException) -> tuple[str, str]:
             break
         cause = cause.cause
     if isinstance(cause, ActivityTimeout):
-        last = f"; the last try said: {describe(cause.cause)[0]}" if cause.cause else ""
-        return f"gave up after trying for as long as the policy allows{last}", "TimedOut"
+        last = f"; the last try: {describe(cause.cause)[0]}" if cause.cause else ""
+        return f"{_TIMED_OUT.get(cause.type or TimeoutType.SCHEDULE_TO_CLOSE, _GAVE_UP)}{last}", "TimedOut"
     if isinstance(cause, ApplicationError):
         return cause.message, cause.type or "Failed"
     return str(cause) or type(cause).__name__, type(cause).__name__

@@ -34,7 +34,7 @@ from workflows import policy
 PHASE, NOTES = "CHAOS_PHASE", "CHAOS_NOTES"
 """Environment: ``before``, ``during``, ``after`` or ``undisturbed``; and the folder that outlives the worker."""
 
-_DEAD = timedelta(seconds=2)
+_DEAD = timedelta(seconds=4)
 """How long a silent worker is taken for alive."""
 
 _STICKY = timedelta(seconds=1)

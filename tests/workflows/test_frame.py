@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowUpdateFailedError
+from temporalio.exceptions import ApplicationError, TimeoutType
+from temporalio.exceptions import TimeoutError as ActivityTimeout
 
 from tests.workflows.probe import World, at_gate, begin, failure, outcome, progress, until, working
 from workflows.model import Outcome, RunbookResult, State
+from workflows.steps import describe
 
 
 async def finished(handle: Any) -> RunbookResult:
@@ -19,6 +22,30 @@ async def finished(handle: Any) -> RunbookResult:
 async def approve(handle: Any, by: str = "bob") -> None:
     await until(handle, at_gate)
     await handle.signal("approve", {"by": by})
+
+
+def _timed_out(kind: TimeoutType, last: BaseException | None = None) -> ActivityTimeout:
+    error = ActivityTimeout("activity timed out", type=kind, last_heartbeat_details=[])
+    error.__cause__ = last
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            _timed_out(TimeoutType.SCHEDULE_TO_CLOSE, ApplicationError("the stage is locked", type="Locked")),
+            "gave up after trying for as long as the policy allows; the last try: the stage is locked",
+        ),
+        (
+            _timed_out(TimeoutType.SCHEDULE_TO_CLOSE, _timed_out(TimeoutType.HEARTBEAT)),
+            "gave up after trying for as long as the policy allows; the last try: its worker fell silent",
+        ),
+        (_timed_out(TimeoutType.START_TO_CLOSE), "it did not end in the time that the policy gives one try"),
+    ],
+)
+def test_a_step_that_was_given_up_says_how_its_last_try_ended(error: BaseException, said: str) -> None:
+    assert describe(error) == (said, "TimedOut")
 
 
 async def test_a_run_from_start_to_report(client: Client) -> None:
