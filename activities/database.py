@@ -14,7 +14,7 @@ from temporalio import activity
 from activities.errors import classified
 from activities.evidence import Finding
 from activities.secret_refs import SecretResolver
-from activities.stage import Stage
+from activities.stage import SecretRef, Stage
 
 Client = pymongo.MongoClient[dict[str, Any]]
 
@@ -40,14 +40,14 @@ class Database:
     def connections(self, stage: Stage) -> Connections:
         """Ping the database and read its connection counts. It gives up within seconds.
 
-        The counts need the ``clusterMonitor`` role. Without it, and where a reading cannot be, they are reported as
-        unknown, never as a figure.
+        The counts need the ``clusterMonitor`` role; where the API's own user has it not, the stage's operator is asked.
+        Without it, and where a reading cannot be, they are reported as unknown, never as a figure.
         """
-        with self._connect(stage) as client:
+        with self._connect(stage.database.uri) as client:
             admin = client.get_database("admin")
             admin.command("ping")  # the first one includes connecting
             pings = [_timed(admin) for _ in range(_PINGS)]
-            counts = _connection_counts(admin)
+            counts = _connection_counts(admin) or self._operators_counts(stage)
             build = admin.command("buildInfo")
             current, available = _count(counts.get("current")), _count(counts.get("available"))
             if available == 0 and self._takes_more(stage):
@@ -69,9 +69,15 @@ class Database:
             server=server,
         )
 
-    def _connect(self, stage: Stage) -> Client:
+    def _operators_counts(self, stage: Stage) -> dict[str, Any]:
+        if stage.database.operator_uri is None:
+            return {}
+        with self._connect(stage.database.operator_uri) as client:
+            return _connection_counts(client.get_database("admin"))
+
+    def _connect(self, uri: SecretRef) -> Client:
         return pymongo.MongoClient(
-            self._resolver.resolve(stage.database.uri),
+            self._resolver.resolve(uri),
             appname="operational-runbooks",
             connectTimeoutMS=3000,
             serverSelectionTimeoutMS=5000,
@@ -82,7 +88,7 @@ class Database:
     def _takes_more(self, stage: Stage) -> bool:
         """A server that takes one more connection is not full, whatever it says."""
         try:
-            with self._connect(stage) as another:
+            with self._connect(stage.database.uri) as another:
                 another.get_database("admin").command("ping")
         except pymongo.errors.PyMongoError:
             return False

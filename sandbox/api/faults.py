@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-POOL_WAIT_MS = 50
+POOL_WAIT_MS = 20
 """How long a query of a release that asks many things at once waits for a connection of its pool."""
 
 _MEGABYTE = 1024 * 1024

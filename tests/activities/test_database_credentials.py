@@ -25,6 +25,7 @@ from activities.atlas import Atlas
 from activities.clients import Aws
 from activities.connection_string import password_of, user_of, with_login
 from activities.credential_models import CredentialOrder, LoginQuery, PutUserBack, SwitchUser, TestLogin
+from activities.database import Database
 from activities.database_credentials import DatabaseCredentials
 from activities.database_users import AtlasUsers, Grants, MongoUsers, _logins, _ours
 from activities.deployment_models import DeployAgain
@@ -222,6 +223,17 @@ def test_from_the_old_user_to_the_new_one(ground: Ground) -> None:
     with ground.admin() as client:
         found = client.admin.command("usersInfo", {"user": ground.old, "db": "admin"})["users"][0]
     assert sorted(f"{role['role']}@{role['db']}" for role in found["roles"]) == sorted(ground.seen.roles)
+
+
+def test_where_the_apis_user_may_not_count_connections_its_operator_does(new_ground: NewGround, aws: Aws) -> None:
+    ground, database = new_ground("mongodb"), Database(SecretResolver(aws.ssm, aws.secretsmanager))
+    alone = run(database.connections, ground.stage)
+    assert (alone.current, alone.available) == (None, None)
+    facts = {"operator_uri": f"ssm:{ground.parameter}/admin", "most_connections": 1000}
+    stage = ground.stage.model_copy(update={"database": ground.stage.database.model_copy(update=facts)})
+    found = run(database.connections, stage)
+    assert found.current
+    assert found.available == 1000 - found.current, "of this server only the settings know"
 
 
 def test_the_next_rotation_takes_the_place_of_this_ones_name(ground: Ground) -> None:

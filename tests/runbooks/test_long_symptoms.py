@@ -93,7 +93,7 @@ def cramped(place: Site) -> Iterator[Site]:
     """A release that asks eight things at once, a pool of one connection, and few enough environments for more."""
     functions = place.aws("lambda")
     for stage in ("staging", "production"):
-        place.house.fill(stage, 3_000)
+        place.house.fill(stage, 8_000)
         place.house.deploy(stage, "chatty")
         name = STACK.format(stage=stage)
         functions.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=12)
