@@ -10,6 +10,7 @@ from activities.function_capacity import FunctionState, Setting
 from activities.tier import ClusterTier
 from workflows import capacity
 from workflows.capacity import Assessed
+from workflows.load_verdict import Change, Compared, compare
 from workflows.model import RunbookResult
 from workflows.runbook import RunbookSpec
 from workflows.scaling import Seen
@@ -75,3 +76,13 @@ class ConnectionPoolScaling(ScalingChange[ConnectionPoolScalingInput]):
     def measure(self, seen: Seen) -> float | None:
         current = seen.database.current if seen.database else None
         return float(current) if current is not None else None
+
+    def verdict(self, before: Seen, after: Seen) -> Compared:
+        """More connections in use are what a larger pool is for, and no reason to ask whether to take it back."""
+        found = self.load_compared() if self.rehearsal else Compared(Change.UNKNOWN, "")
+        if found.change is Change.UNKNOWN:
+            found = compare(self.measure(before), self.measure(after), "connections")
+            larger = self.inp.max_pool_size > (before.state.max_pool_size or self.stage.source.pool_size)
+            if larger and found.change is Change.WORSE and workflow.patched("a-larger-pool-has-more"):
+                return Compared(Change.UNKNOWN, f"{found.text}, as a larger pool has; errors and durations tell more")
+        return found

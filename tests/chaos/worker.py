@@ -11,6 +11,7 @@ import functools
 import gc
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -37,6 +38,9 @@ PHASE, NOTES = "CHAOS_PHASE", "CHAOS_NOTES"
 _DEAD = timedelta(seconds=4)
 """How long a silent worker is taken for alive."""
 
+_OF_ONE_KIND = 6
+"""Activities of one kind that are killed, such as the batches of an update."""
+
 _STICKY = timedelta(seconds=1)
 """How long a run's next task waits for the worker that had the last one."""
 
@@ -56,7 +60,14 @@ class Notes:
             old.unlink()
 
     def first(self, phase: str, name: str) -> bool:
-        """Whether it is the first time for this activity; remembered before it returns."""
+        """Whether it is the first time for this activity; remembered before it returns.
+
+        Of activities that differ by a number only, as a watch's looks, the first few: a watch that lasts for as long as
+        something is not known would last for as long as it is killed.
+        """
+        alike = re.sub(r"\d+", "*", _safe(name))
+        if len(list(self._folder.glob(f"{phase}-{alike}"))) >= _OF_ONE_KIND:
+            return False
         try:
             (self._folder / f"{phase}-{_safe(name)}").touch(exist_ok=False)
         except FileExistsError:

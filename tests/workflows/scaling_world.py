@@ -43,6 +43,8 @@ class ScalingWorld(World):
         self.reserved: int | None = None
         self.used_mb = 380.0
         self.connections_left = 900
+        self.more_connections = 0
+        """In use once a stage has the change."""
         self.tier: str | None = None
         self.helps = {"production": True, "staging": True}
         self.healthy = True
@@ -121,9 +123,10 @@ class ScalingWorld(World):
         return LogErrors(summary="0 error lines", errors=0, requests=100, rate=0.0)
 
     @activity.defn(name="database.connections")
-    async def connections(self, _stage: Stage) -> Connections:
+    async def connections(self, stage: Stage) -> Connections:
+        current = 600 + (self.more_connections if self.changed(kind(stage.name)) else 0)
         return Connections(
-            summary="connections", current=600, available=self.connections_left, ping_ms=1, server="MongoDB"
+            summary="connections", current=current, available=self.connections_left, ping_ms=1, server="MongoDB"
         )
 
     @activity.defn(name="atlas.tier")

@@ -148,6 +148,22 @@ async def test_abort_puts_staging_and_production_back(client: Client) -> None:
     await keep(handle, "ConnectionPoolScaling", "aborted")
 
 
+async def test_only_a_smaller_pool_is_worse_for_having_more_connections(temporal: WorkflowEnvironment) -> None:
+    ask = {"default": {"approvals": 0}, "keep-scaling": {"approvals": 1, "time_limit": "PT1H"}}
+    world = ScalingWorld(gates=ask)
+    world.reserved, world.more_connections = 6, 200
+    async with working(temporal.client, world) as queue:
+        handle = await begin(temporal.client, queue, world, "ConnectionPoolScaling", max_pool_size=150)
+        result = await finished(handle, 60)
+        assert "600 → 800 connections, as a larger pool has" in str(result.facts["compared"])
+        await keep(handle, "ConnectionPoolScaling", "larger")
+        world.settings = dict.fromkeys(world.settings, FIRST)
+        handle = await begin(temporal.client, queue, world, "ConnectionPoolScaling", max_pool_size=40)
+        assert (await failure(handle)).type == "GateExpired"
+        question = (await progress(handle)).gates[-1].question
+    assert "(connections in use 600 → 800 connections)" in question
+
+
 @pytest.mark.parametrize(
     ("runbook", "inp", "kind", "said"),
     [
