@@ -41,6 +41,8 @@ def write(calls: Calls) -> None:
     for workflow in list(calls.aws):
         for call in REFERENCES:
             calls.add("aws", workflow, call)
+        if "logs:StartQuery" in calls.aws[workflow]:
+            calls.add("aws", workflow, "logs:StopQuery")  # only a query that takes too long is stopped
     ordered = {system: dict(sorted(getattr(calls, system).items())) for system in ("aws", "mongodb", "atlas")}
     (ROOT / "activities" / "calls.json").write_text(json.dumps(ordered, indent=1) + "\n")
     for name, document in documents(calls).items():

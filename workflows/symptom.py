@@ -232,7 +232,11 @@ class Symptom(Looking[I]):
             "by": RUNBOOK_OF[offer.remedy] if child is not None else "people",
         }
         if child is not None:
-            own = child.model_dump(mode="json", exclude=set(RunbookInput.model_fields), exclude_defaults=True)
+            # What was chosen is shown, also where it is the default.
+            chosen = workflow.patched("plan-shows-what-was-chosen")
+            own = child.model_dump(
+                mode="json", exclude=set(RunbookInput.model_fields), exclude_defaults=not chosen, exclude_unset=chosen
+            )
             plan |= {f"its {name}": str(value) for name, value in own.items()}
         plan["then"] = (
             f"measured every {length(self.inp.look_every)}, mended when well for {length(self.inp.stable_for)}"

@@ -46,7 +46,7 @@ async def test_a_missing_index_is_found_by_the_profiler_and_built(place: Site) -
     assert "provisioned_concurrency (only" in plan["cannot help"]
     migration = f"{handle.id}/run-add_index"
     await approve(site, migration, "approve-migration")
-    await approve(site, migration, "code-deployed")
+    await approve(site, migration, "deploy-code")
     result = await finished(handle, 240)
     assert result.outcome is Outcome.COMPLETED, result
     assert result.facts["mended_by"] == "add_index"
@@ -57,7 +57,7 @@ async def test_short_memory_is_found_and_the_function_gets_more(place: Site) -> 
     site = place
     for stage in ("staging", "production"):
         site.house.deploy(stage, "good", memory_held_mb=370)
-    await logged(site, "2", 30, now())
+    await logged(site, "2", 75, now())  # until the deployment's cold starts are out of the window
     handle = await site.start("HighMemoryUsage", remedy="provisioned_concurrency", **QUICK)
     plan = await approve(site, handle.id, "apply-more_memory")
     assert "provisioned_concurrency (only" in plan["cannot help"]
