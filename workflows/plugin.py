@@ -8,13 +8,14 @@ from typing import ClassVar
 from temporalio import workflow
 from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes
 from temporalio.plugin import SimplePlugin
-from temporalio.worker import WorkflowRunner
+from temporalio.worker import WorkflowInstance, WorkflowInstanceDetails, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from activities.keyring import Keyring
 from workflows.catalog import WORKFLOWS
 from workflows.codec import EncryptionCodec
 from workflows.converter import data_converter
+from workflows.stale_time import Timely
 
 PASS_THROUGH = (
     # Interfaces and plain models. Loading them once instead of once a run keeps the start of a run cheap.
@@ -82,7 +83,10 @@ def converter(keyring: Keyring | None) -> DataConverter:
 
 
 class _Runner(SandboxedWorkflowRunner):
-    """Tries once a process, not once a task queue, whether each workflow can be loaded: it takes seconds for all."""
+    """Tries once a process, not once a task queue, whether each workflow can be loaded: it takes seconds for all.
+
+    Its runs are held to a time that moves on.
+    """
 
     _tried: ClassVar[set[type]] = set()
 
@@ -90,6 +94,9 @@ class _Runner(SandboxedWorkflowRunner):
         if defn.cls not in self._tried:
             super().prepare_workflow(defn)
             self._tried.add(defn.cls)
+
+    def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
+        return Timely(super().create_instance(det))
 
 
 def _runner(existing: WorkflowRunner | None) -> WorkflowRunner:
