@@ -15,7 +15,7 @@ from activities.keyring import Keyring
 from workflows.catalog import WORKFLOWS
 from workflows.codec import EncryptionCodec
 from workflows.converter import data_converter
-from workflows.stale_time import Timely
+from workflows.stale_time import AskAgain, Timely
 
 PASS_THROUGH = (
     # Interfaces and plain models. Loading them once instead of once a run keeps the start of a run cheap.
@@ -118,5 +118,6 @@ class RunbooksPlugin(SimplePlugin):
             "operational-runbooks",
             data_converter=converter(keyring),
             workflow_runner=_runner,
+            interceptors=[AskAgain()],
             workflows=WORKFLOWS,
         )

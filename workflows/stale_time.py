@@ -9,13 +9,17 @@ anew, and its next task has a time of its own.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from temporalio import workflow
 from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
+from temporalio.client import Interceptor, OutboundInterceptor, QueryWorkflowInput, WorkflowQueryFailedError
 from temporalio.converter import SerializationContext, StorageDriverStoreContext
 from temporalio.worker import WorkflowInstance
+
+ASK_AGAIN = "this worker has just loaded the run for this query; ask again"
 
 _ONLY_ASKED = frozenset(("query_workflow", "remove_from_cache"))
 
@@ -34,7 +38,7 @@ class Timely(WorkflowInstance):
         goes_on = self._replayed and not act.is_replaying and act.history_length > self._length
         if goes_on and at == self._at:
             failed = WorkflowActivationCompletion(run_id=act.run_id)
-            failed.failed.failure.message = "this worker has just loaded the run for a query; ask again"
+            failed.failed.failure.message = ASK_AGAIN
             return failed
         self._at, self._length, self._replayed = at, act.history_length, act.is_replaying
         return self._instance.activate(act)
@@ -50,3 +54,22 @@ class Timely(WorkflowInstance):
 
     def get_external_store_context(self, command_info: Any) -> StorageDriverStoreContext:
         return self._instance.get_external_store_context(command_info)
+
+
+class AskAgain(Interceptor):
+    """A client that does ask again, a few times within seconds."""
+
+    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
+        return _AskAgain(next)
+
+
+class _AskAgain(OutboundInterceptor):
+    async def query_workflow(self, input: QueryWorkflowInput) -> Any:
+        for pause in (0.02, 0.1, 0.5, 1.0):
+            try:
+                return await super().query_workflow(input)
+            except WorkflowQueryFailedError as error:
+                if ASK_AGAIN not in str(error):
+                    raise
+            await asyncio.sleep(pause)
+        return await super().query_workflow(input)
