@@ -83,6 +83,13 @@ def next_free(preferred: int, avoid: Collection[int], claims: Claims) -> int:
     raise PortTakenError(f"no port from {preferred} to {preferred + _TRIES - 1} is free")
 
 
+def _target(entry: Path) -> str | None:
+    try:
+        return str(entry.readlink())
+    except OSError:  # closed meanwhile, which says nothing of the others
+        return None
+
+
 def owner(port: int) -> str | None:
     """Pid and name of the process that listens on ``port``; ``None`` when this user may not see it."""
     inodes = set()
@@ -97,7 +104,7 @@ def owner(port: int) -> str | None:
         if not process.name.isdigit():
             continue
         try:
-            if any(str(entry.readlink()) in inodes for entry in (process / "fd").iterdir()):
+            if any(_target(entry) in inodes for entry in (process / "fd").iterdir()):
                 return f"process {process.name} ({(process / 'comm').read_text().strip()})"
         except OSError:  # another user's process, or it just ended
             continue

@@ -48,7 +48,7 @@ class ScalingWorld(World):
         self.tier: str | None = None
         self.helps = {"production": True, "staging": True}
         self.healthy = True
-        self.alarm = 3000.0
+        self.alarms_at = {"slow-production": 3000.0, "slow-staging": 3000.0}
         self.utilisation: list[bool] = []
         self.loads: list[LoadOrder] = []
         self.drifts: list[Drift] = []
@@ -161,15 +161,16 @@ class ScalingWorld(World):
         )
 
     @activity.defn(name="alarms.find")
-    async def alarms(self, _stage: Stage) -> Alarms:
-        slow = Alarm(name="slow", metric="Duration", statistic="p95", threshold=self.alarm)
+    async def alarms(self, stage: Stage) -> Alarms:
+        name = f"slow-{kind(stage.name)}"
+        slow = Alarm(name=name, metric="Duration", statistic="p95", threshold=self.alarms_at[name])
         return Alarms(summary="1 alarm", alarms=(slow, Alarm(name="e", metric="Errors", statistic="Sum", threshold=5)))
 
     @activity.defn(name="alarms.threshold")
     async def threshold(self, order: Threshold) -> AlarmSet:
-        if order.only_if in (None, self.alarm):
-            self.alarm = order.threshold
-        return AlarmSet(summary=f"slow at {self.alarm:g}", changed=True)
+        if order.only_if in (None, self.alarms_at[order.name]):
+            self.alarms_at[order.name] = order.threshold
+        return AlarmSet(summary=f"{order.name} at {self.alarms_at[order.name]:g}", changed=True)
 
     @activity.defn(name="alarms.utilisation")
     async def utilisation_alarm(self, order: UtilisationAlarm) -> AlarmSet:
