@@ -33,7 +33,6 @@ from workflows.model import Message, Outcome, RunbookInput, RunbookResult, RunSt
 from workflows.operator import explain
 from workflows.runbook import Runbook
 from workflows.stage_lock import LockView
-from workflows.stale_time import ASK_AGAIN
 
 M = TypeVar("M", bound=Message)
 
@@ -190,8 +189,6 @@ async def _query(handle: WorkflowHandle[Any, Any], name: str) -> Any:
     try:
         return await handle.query(name, rpc_timeout=ANSWER)
     except WorkflowQueryFailedError as error:
-        if ASK_AGAIN in str(error):
-            raise NoAnswerError from None
         raise Problem(f"{handle.id} has no {name} to show: {error}", Code.CONFLICT) from None
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:

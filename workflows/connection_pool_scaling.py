@@ -10,7 +10,7 @@ from activities.function_capacity import FunctionState, Setting
 from activities.tier import ClusterTier
 from workflows import capacity
 from workflows.capacity import Assessed
-from workflows.load_verdict import Change, Compared, compare
+from workflows.load_verdict import Change, Compared
 from workflows.model import RunbookResult
 from workflows.runbook import RunbookSpec
 from workflows.scaling import Seen
@@ -29,6 +29,7 @@ class ConnectionPoolScaling(ScalingChange[ConnectionPoolScalingInput]):
     """
 
     figure = "connections in use"
+    unit = "connections"
     spec = RunbookSpec(
         input=ConnectionPoolScalingInput,
         when="Database connections are exhausted under load. On Lambda the cure is often a smaller pool.",
@@ -79,10 +80,9 @@ class ConnectionPoolScaling(ScalingChange[ConnectionPoolScalingInput]):
 
     def verdict(self, before: Seen, after: Seen) -> Compared:
         """More connections in use are what a larger pool is for, and no reason to ask whether to take it back."""
-        found = self.load_compared() if self.rehearsal else Compared(Change.UNKNOWN, "")
-        if found.change is Change.UNKNOWN:
-            found = compare(self.measure(before), self.measure(after), "connections")
-            larger = self.inp.max_pool_size > (before.state.max_pool_size or self.stage.source.pool_size)
-            if larger and found.change is Change.WORSE and workflow.patched("a-larger-pool-has-more"):
-                return Compared(Change.UNKNOWN, f"{found.text}, as a larger pool has; errors and durations tell more")
+        found = super().verdict(before, after)
+        more = found.change is Change.WORSE and not found.figure  # of connections, and not by the load test
+        larger = self.inp.max_pool_size > (before.state.max_pool_size or self.stage.source.pool_size)
+        if more and larger and workflow.patched("a-larger-pool-has-more"):
+            return Compared(Change.UNKNOWN, f"{found.text}, as a larger pool has; errors and durations tell more")
         return found

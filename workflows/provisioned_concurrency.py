@@ -29,6 +29,7 @@ class ProvisionedConcurrency(ScalingChange[ProvisionedConcurrencyInput]):
     """
 
     figure = "share of cold starts"
+    unit = "of 1000 calls"
     spec = RunbookSpec(
         input=ProvisionedConcurrencyInput,
         when="Many calls wait for cold starts.",
@@ -68,7 +69,7 @@ class ProvisionedConcurrency(ScalingChange[ProvisionedConcurrencyInput]):
         """What it is for decides, not the load test: a warm environment is as quick without it."""
         if self.inp.executions == 0:
             return Compared(Change.SAME, "ended, as was asked for")
-        return compare(self.measure(before), self.measure(after), "of 1000 calls")
+        return compare(self.measure(before), self.measure(after), self.unit)
 
     async def own_alarms(self) -> list[str]:
         there = (self._seen.state.provisioned or 0) > 0

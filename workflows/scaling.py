@@ -50,6 +50,8 @@ class Scaling(Runbook[I]):
 
     figure: ClassVar[str]
     """What is compared before and after, for people."""
+    unit: ClassVar[str] = "ms"
+    """Of that figure."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -305,7 +307,7 @@ class Scaling(Runbook[I]):
         """Whether it has helped: on staging by the load test, elsewhere by what traffic has seen."""
         found = self.load_compared() if self.rehearsal else Compared(Change.UNKNOWN, "")
         if found.change is Change.UNKNOWN:
-            found = compare(self.measure(before), self.measure(after))
+            found = compare(self.measure(before), self.measure(after), self.unit)
         return found
 
     def _skip(self, step_id: str, why: str) -> None:

@@ -64,7 +64,8 @@ def page(rows: Sequence[Found]) -> str:
         "how it ended, its checklist, what is really there afterwards, and what arrived at the receiving ends "
         "(deployments, published versions, tickets, pages, webhooks, archives, snapshots and restores of Atlas; not "
         "chat or mail). Times by which a dead worker is noticed, and pauses between attempts, are shortened to "
-        "seconds; nothing else is. A part of the runs can be made anew alone; each tells its commit.",
+        "seconds; nothing else is. Of activities that differ by a number only, such as a watch's looks, six are "
+        "killed. A part of the runs can be made anew alone; each tells its commit.",
         "",
         "| | |",
         "| --- | --- |",

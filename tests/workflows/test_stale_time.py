@@ -69,7 +69,7 @@ async def test_a_query_of_a_fresh_worker_does_not_turn_back_the_clock(client: Cl
         return await asyncio.wait_for(handle.result(), 60)
 
     def worker() -> Worker:
-        return Worker(client, task_queue=name, workflows=[Hurried], plugins=[])
+        return Worker(client, task_queue=name, workflows=[Hurried])
 
     async with Worker(client, task_queue=f"{name}-steps", activities=[first, slow]):
         async with worker():
