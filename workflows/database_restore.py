@@ -27,9 +27,9 @@ from activities.database import Connections, Database
 from activities.stage import GatePolicy
 from workflows import policy
 from workflows.backup_models import DatabaseRestoreInput
+from workflows.connections import settled_since
 from workflows.model import Kind, Phase, RunbookResult, Scalar, StepSpec
 from workflows.restore_rules import TAKES, insisting, plan_of
-from workflows.rollback import connections_stable
 from workflows.rollback_model import RollbackInput
 from workflows.runbook import Runbook, RunbookSpec, Undo
 
@@ -348,9 +348,9 @@ class DatabaseRestore(Runbook[DatabaseRestoreInput]):
             patience=rules.health_patience,
         )
         health = await self.look("health", Api.health, check, policy.WATCH)
-        after = await self.observe("database-after", Database.connections, self.stage)
+        stable = await settled_since(self, before, "database-after")
         self.check("ready", health.ok, health.summary)
-        self.check("connections", *connections_stable(before, after))
+        self.check("connections", *stable)
         lost = f"Every write after {self.facts['created_at']} is lost"
         self.check("stakeholders", False, f"{lost}: tick 'stakeholders' when they know")
         self.announce("done", f"The data of {self.stage.name} was restored", lost, severity="warning")

@@ -5,15 +5,14 @@ from __future__ import annotations
 from temporalio.exceptions import ActivityError, ChildWorkflowError, is_cancelled_exception
 
 from activities.api import Api, Health, HealthCheck, SampleCall
-from activities.database import Database
 from activities.migration_models import MigrationState
 from activities.migrations import Migrations
 from workflows import policy
 from workflows.backup_models import RestoreDrillInput
+from workflows.connections import settled_since
 from workflows.migration_change import ChangeSteps
 from workflows.migration_plan import count_change, performance
 from workflows.model import Kind, Phase, StepSpec
-from workflows.rollback import connections_stable
 from workflows.steps import describe
 
 CHECKLIST = (
@@ -130,12 +129,12 @@ class ValidationSteps(ChangeSteps):
         )
         health = await self.look("ready", Api.health, check, policy.WATCH)
         sample = await self.observe("api-after", Api.sample_calls, self.stage)
-        connections = await self.observe("connections-after", Database.connections, self.stage)
+        stable = await settled_since(self, self.connections_before, "connections-after")
         if self.inp.dry_run:
             return
         well, note = _api(health, sample, self.sample_before)
         self.check("api", well, note)
-        self.check("database", *connections_stable(self.connections_before, connections))
+        self.check("database", *stable)
         was_well = self.sample_before is None or self.sample_before.ok
         if not well and self.rehearsing:
             raise self.stop(f"{self.stage.name} is not well after the migration: {note}", "NotWell")

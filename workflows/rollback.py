@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from temporalio import workflow
 
 from activities.api import Api, Health, HealthCheck
-from activities.database import Connections, Database
+from activities.database import Database
 from activities.deployment_models import CheckTarget, FindTarget, RollbackTarget
 from activities.deployments import Deployments
 from activities.logs import LogErrors, Logs
@@ -20,6 +20,7 @@ from activities.stacks import Stacks, StackStatus
 from activities.stage import GatePolicy
 from activities.tickets import Tickets
 from workflows import policy
+from workflows.connections import settled_since
 from workflows.model import Kind, Phase, Scalar, StepSpec
 from workflows.rollback_model import RollbackInput
 from workflows.runbook import Runbook, Undo
@@ -175,13 +176,11 @@ class Rollback(Runbook[I]):
             window = self._window(BEFORE)
         metrics = await self.observe("errors-metrics", Metrics.error_rate, window)
         logs = await self.observe("errors-logs", Logs.errors, window)
-        after = await self.observe(
-            "database-after", Database.connections, self.stage, title="Database connections after"
-        )
+        stable = await settled_since(self, before, "database-after", title="Database connections after")
         limit = rules.error_rate_below
         self.check("errors", _below(logs, limit), logs.summary if logs else "the logs could not be read")
         self.check("metrics", _below(metrics, limit), metrics.summary if metrics else "the metrics could not be read")
-        self.check("database", *connections_stable(before, after))
+        self.check("database", *stable)
         problems = self._problems(health, stack, [found.rate for found in (metrics, logs) if found])
         if not problems:
             return f"verified: {health.summary}; {logs.summary if logs else 'logs not read'}"
@@ -260,13 +259,3 @@ BEFORE = timedelta(minutes=10)
 
 def _below(found: ErrorRate | LogErrors | None, limit: float) -> bool:
     return found is not None and found.rate is not None and found.rate < limit
-
-
-def connections_stable(before: Connections | None, after: Connections | None) -> tuple[bool, str]:
-    """Whether the database kept answering and its connections did not run away: at most half as many again, and ten."""
-    if before is None or after is None:
-        return False, "the database could not be asked twice"
-    if before.current is None or after.current is None:
-        return True, f"answers in {after.ping_ms:.0f} ms; the server does not count its connections"
-    stable = after.current <= before.current * 1.5 + 10
-    return stable, f"{before.current} connections, then {after.current}; answers in {after.ping_ms:.0f} ms"

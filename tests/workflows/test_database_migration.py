@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
+from tests.histories import keep
 from tests.workflows.migration_world import BACKFILL, BACKUP, INDEX, NAME, UPDATE, World, begin, working
 from tests.workflows.probe import at_gate, failure, outcome, progress, until
 from workflows.database_migration_model import DatabaseMigrationInput
@@ -75,6 +76,31 @@ async def test_people_deploy_the_code_where_no_release_is_named(client: Client) 
         result = await finished(handle)
         assert result.facts["code"] == "confirmed by bob"
         assert [a.by for a in result.approvals] == ["bob", "bob"]
+
+
+async def test_connections_of_the_former_release_are_given_time_to_end(temporal: WorkflowEnvironment) -> None:
+    world = World()
+    world.connected = [10, 40, 40, 12]
+    async with working(temporal.client, world) as queue:
+        handle = await begin(temporal.client, queue, INDEX, release="new")
+        await answer(handle, "approve-migration")
+        result = await finished(handle)
+        assert ticked(result)["database"], result.checklist
+        assert (await progress(handle)).step("connections-after-settle").summary == "waited 1 min"
+        await keep(handle, "DatabaseMigration", "connections-settle")
+
+
+async def test_connections_that_stay_are_not_called_stable(temporal: WorkflowEnvironment) -> None:
+    world = World()
+    world.connected = [10, 40]
+    async with working(temporal.client, world) as queue:
+        handle = await begin(temporal.client, queue, INDEX, release="new")
+        await answer(handle, "approve-migration")
+        result = await finished(handle)
+        told = next(item for item in result.checklist if item.id == "database")
+        assert not told.done
+        assert told.note == "10 connections, then 40; answers in 1 ms"
+        assert (await progress(handle)).step("connections-after-settle").summary == "waited 5 min"
 
 
 @pytest.mark.parametrize("change", [BACKFILL, UPDATE], ids=["backfill_field", "update_documents"])
