@@ -136,12 +136,23 @@ def megabytes(size: int | None) -> str:
 
 
 def performance(before: QueryCost, after: QueryCost) -> tuple[bool, str]:
-    """Whether the query is as fast as before or faster. What could not be measured is not good."""
+    """Whether the query is as fast as before or faster. What could not be measured is not good.
+
+    A slower one that examines less than half of what it did is not the change's doing: the database is busier.
+    """
     note = f"before: {before.described()}; after: {after.described()}"
     if before.latency_ms is None or after.latency_ms is None:
         return before.latency_ms is None and after.latency_ms is not None, note
     slower = after.latency_ms > max(before.latency_ms * SLOWER_SHARE, before.latency_ms + SLOWER_MS)
+    if slower and _less_work(before, after):
+        return True, f"{note}; it examines less than half, the database is busier than before"
     return not slower, note
+
+
+def _less_work(before: QueryCost, after: QueryCost) -> bool:
+    if before.docs_examined is None or after.docs_examined is None:
+        return False
+    return after.docs_examined < before.docs_examined / 2
 
 
 def count_change(before: int, after: int) -> tuple[bool, str]:

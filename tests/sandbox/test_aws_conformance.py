@@ -6,7 +6,7 @@ import json
 import uuid
 from pathlib import Path
 
-from tests.sandbox.aws_helpers import ASSUME, Aws, code, refusal, unique, until
+from tests.sandbox.aws_helpers import ASSUME, Aws, refusal, unique, until
 from tests.sandbox.conftest import running_aws
 
 
@@ -96,9 +96,9 @@ def test_objects_have_versions(aws: Aws) -> None:
     bucket = unique("bucket")
     aws.s3.create_bucket(Bucket=bucket)
     aws.s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
-    versions = [aws.s3.put_object(Bucket=bucket, Key="k", Body=code(text))["VersionId"] for text in ("a", "b")]
+    versions = [aws.s3.put_object(Bucket=bucket, Key="k", Body=body)["VersionId"] for body in (b"a", b"b")]
     assert len(set(versions)) == 2
-    assert aws.s3.get_object(Bucket=bucket, Key="k", VersionId=versions[0])["Body"].read() == code("a")
+    assert aws.s3.get_object(Bucket=bucket, Key="k", VersionId=versions[0])["Body"].read() == b"a"
     assert refusal(aws.s3.get_object, Bucket=bucket, Key="absent") == "NoSuchKey"
 
 

@@ -71,6 +71,18 @@ def test_performance(before: float | None, after: float | None, good: bool) -> N
     assert migration_plan.performance(QueryCost(latency_ms=before), QueryCost(latency_ms=after))[0] is good
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "good"), [(2000, 20, True), (2000, 1000, False), (20, 2000, False), (None, 20, False)]
+)
+def test_a_slower_query_that_does_far_less_is_slow_for_another_reason(
+    before: int | None, after: int | None, good: bool
+) -> None:
+    costs = (QueryCost(latency_ms=5, docs_examined=before), QueryCost(latency_ms=60, docs_examined=after))
+    told = migration_plan.performance(*costs)
+    assert told[0] is good
+    assert ("the database is busier" in told[1]) is good
+
+
 @pytest.mark.parametrize(("before", "after", "there"), [(5, 5, True), (5, 9, True), (5, 4, False), (0, 0, True)])
 def test_documents_do_not_vanish(before: int, after: int, there: bool) -> None:
     assert migration_plan.count_change(before, after)[0] is there
