@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import functools
 import json
 import sys
 from collections.abc import Iterator
@@ -180,6 +181,7 @@ def reached(module: str) -> set[str]:
     return found
 
 
+@functools.cache
 def fingerprints() -> dict[Path, str]:
     """The text of every workflow, and of the frame, by the file it is kept in."""
     texts = {FOLDER / f"frame-{NAME}": [line for module in FRAME for line in of_module(module)]}

@@ -165,6 +165,7 @@ async def test_a_fault_of_the_database_is_not_the_deploy(canary: Site) -> None:
     await keep(handle, "CanaryRollback", "not-the-deploy")
 
 
+@pytest.mark.long
 async def test_a_version_that_breaks_during_a_bake_is_out_within_one_interval(canary: Site) -> None:
     """Somebody takes the date off all sessions, and the version brought back, at half of the traffic, needs it.
 

@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from temporalio.client import Client
 
 from sandbox.house import House
 from tests.chaos.__main__ import broken_off
 from tests.chaos.ground import Ending, Ground
 from tests.chaos.matrix import Row, rows
+from tests.chaos.scenario import Scenario
 from tests.chaos.scenarios import SCENARIOS
 from tests.runbooks.conftest import WorkerProcess
 
-ROLLBACK = next(scenario for scenario in SCENARIOS if scenario.name == "rollback-alias")
+BACKUP, ROLLBACK = (next(one for one in SCENARIOS if one.name == name) for name in ("backup", "rollback-alias"))
 
 
-async def test_killed_after_every_activity_a_rollback_ends_the_same(
-    house: House, worker: WorkerProcess, runs: Client, tmp_path: Path
+@pytest.mark.parametrize(
+    ("scenario", "kills"), [(BACKUP, 6), pytest.param(ROLLBACK, 15, marks=pytest.mark.long)], ids=["backup", "rollback"]
+)
+async def test_killed_after_every_activity_a_runbook_ends_the_same(
+    scenario: Scenario, kills: int, house: House, worker: WorkerProcess, runs: Client, tmp_path: Path
 ) -> None:
     worker.stop()  # it would take the tasks of the one that is to die
-    (row,) = [row async for row in rows(Ground(house, runs, tmp_path), ROLLBACK, ("after",))]
+    (row,) = [row async for row in rows(Ground(house, runs, tmp_path), scenario, ("after",))]
     assert row.verdict == "the same end, nothing twice"
-    assert row.ending.faults >= 15
+    assert row.ending.faults >= kills
 
 
 def test_a_proof_that_broke_off_is_no_good_end() -> None:

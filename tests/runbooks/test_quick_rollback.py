@@ -101,6 +101,7 @@ async def test_by_alias(site: Site) -> None:
     await keep(handle, "QuickRollback", "alias")
 
 
+@pytest.mark.long
 async def test_by_continuing_a_stuck_roll_back(site: Site) -> None:
     site.deploy("good")
     stuck = StuckRollback(site.stack, connections.session(), site.environment["AWS_ENDPOINT_URL"])
@@ -121,6 +122,7 @@ async def test_by_continuing_a_stuck_roll_back(site: Site) -> None:
     await keep(handle, "QuickRollback", "cloudformation")
 
 
+@pytest.mark.long
 async def test_by_the_teams_own_command(site: Site, worker: WorkerProcess) -> None:
     wrapper = site.house.layout.bin / "roll-back"
     wrapper.write_text('#!/bin/sh\nexec sst deploy --stage "$1"\n')
@@ -172,6 +174,7 @@ async def test_the_worker_is_killed_at_the_gate_and_during_the_deploy(site: Site
     await keep(handle, "QuickRollback", "worker-killed")
 
 
+@pytest.mark.long
 async def test_slack_down_is_said_and_decides_nothing(site: Site) -> None:
     site.house.fault("slack", "http", status=503)
     try:

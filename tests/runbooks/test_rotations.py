@@ -43,6 +43,7 @@ def let_in(site: Site, token: str) -> int:
     return httpx.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=30).status_code
 
 
+@pytest.mark.long
 async def test_a_release_with_one_slot_is_found_out_and_one_with_two_is_rotated(site: Site) -> None:
     site.deploy("one-secret")
     before = site.secret("JwtSecret")

@@ -72,6 +72,7 @@ async def test_a_route_that_is_gone_and_memory_that_is_short_are_told_apart(plac
     assert "refused provisioned_concurrency" in heavy.facts or "provisioned" in str(heavy.would_change)
 
 
+@pytest.mark.long
 async def test_one_hammering_client_is_limited_and_the_others_are_served(place: Site) -> None:
     site = place
     # Twice what the other client sends is what the runbook leaves to this one: that has to fit beside the other.
