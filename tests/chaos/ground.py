@@ -81,6 +81,8 @@ class Ending:
     pairs: set[tuple[str, str]] = field(default_factory=set)
     """Operations of dependencies, and how each failed."""
     seconds: float = 0
+    changed: list[str] = field(default_factory=list)
+    """What of everything else around is not as it was before the run."""
 
     def differences(self, from_other: Ending) -> list[str]:
         """In what this ending is not the other one; what was done more often is told apart by :meth:`doubled`."""
@@ -103,7 +105,8 @@ class Ending:
     @property
     def undone(self) -> bool:
         """Whether it failed in so many words, with everything as it was found."""
-        return self.outcome == "failed" and not self.left_undone and self.state == self.found
+        as_found = self.state == self.found and not self.changed
+        return self.outcome == "failed" and not self.left_undone and as_found
 
     def doubled(self, from_other: Ending) -> list[str]:
         """Effects that were made more often than without a fault."""

@@ -15,6 +15,7 @@ from sandbox.house import House
 from tests.chaos.faults import MODES, Kills, Proxy, Ways, hub_fails
 from tests.chaos.ground import Ending, Ground
 from tests.chaos.scenario import Scenario
+from tests.chaos.surroundings import surroundings
 from workflows.plugin import RunbooksPlugin
 
 PHASES = ("before", "during", "after")
@@ -71,6 +72,8 @@ class Row:
     @property
     def verdict(self) -> str:
         found = [*self.differences, *self.doubled, *(f"{item} is not confirmed" for item in self.unconfirmed)]
+        if self.ending.outcome == "failed":
+            found += [f"{what} is not as before" for what in self.ending.changed]
         said = {
             "=": "the same end, nothing twice",
             "≈": f"the same end, nothing twice; {', '.join(self.unconfirmed)} could not be confirmed",
@@ -103,7 +106,7 @@ def traffic(on: Ground, scenario: Scenario) -> Iterator[None]:
 async def one(on: Ground, scenario: Scenario, fault: str) -> Ending:
     """One run of the scenario under one fault: a phase to kill the worker in, a part to kill, or a mode to fail in."""
     inp = await asyncio.to_thread(scenario.prepare, on)
-    found = scenario.state(on)
+    found, around = scenario.state(on), surroundings(on)
     phase = fault if fault in PHASES else "undisturbed"
     with contextlib.ExitStack() as stack:
         stack.enter_context(traffic(on, scenario))
@@ -123,6 +126,8 @@ async def one(on: Ground, scenario: Scenario, fault: str) -> Ending:
         ending = await on.play(scenario.runbook, inp, PATIENCE, scenario.beside)
         ending.pairs = proxy.pairs if proxy else set()
     ending.found, ending.state, ending.faults = found, scenario.state(on), counted()
+    now = surroundings(on)
+    ending.changed = sorted(key for key in around.keys() | now.keys() if around.get(key) != now.get(key))
     return ending
 
 

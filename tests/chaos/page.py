@@ -71,7 +71,7 @@ def page(rows: Sequence[Found]) -> str:
         "| --- | --- |",
         "| = | the same end, nothing made twice |",
         "| ≈ | the same, with items of the checklist left open that check what was failing |",
-        "| ↩ | a clear failure with everything undone, nothing made twice |",
+        "| ↩ | a clear failure; releases, traffic, capacity, secrets, users and indexes as before |",
         "| ✘ | none of these |",
         "",
         "Beside it stands how often the fault struck; an empty field was not tried.",
