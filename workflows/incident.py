@@ -116,10 +116,7 @@ class Incident(Afterwards):
         self._become(self.book, severity)
         self.say(f"{severity}: {how}", level="warning")
         self.facts |= {"severity": severity, "key": inp.key}
-        self.check("confirm", seen.health is not None, seen.health.summary if seen.health else "could not be asked")
-        self.check("metrics", seen.metrics is not None, seen.metrics.summary if seen.metrics else "could not be read")
-        missing = ", ".join(sorted(seen.failed))
-        self.check("diagnostics", not missing, f"not read: {missing}" if missing else found.summary)
+        self.tick_seen(seen, found)
         if inp.commander:
             self.situation.roles["commander"] = inp.commander
         early, self._early = self._early, []

@@ -13,7 +13,8 @@ from activities.deployment_models import FindTarget
 from activities.deployments import Deployments
 from activities.locks import LockRequest
 from workflows import policy
-from workflows.diagnosis_model import Readings, Remedy
+from workflows.diagnosis_evidence import Evidence
+from workflows.diagnosis_model import Conclusion, Readings, Remedy
 from workflows.diagnosis_remedies import Context, remedy
 from workflows.diagnosis_tree import diagnose
 from workflows.incident_response import Response
@@ -56,8 +57,22 @@ class Recovery(Response):
         readings = seen.readings()
         self.situation.conclusion = found = diagnose(readings, self.context)
         self.say(f"diagnosed again: {found.summary}")
+        self.tick_seen(seen, found, f"seen at {workflow.now():%H:%M:%S} UTC, not at first: ")
         self.news()
         return readings
+
+    def tick_seen(self, seen: Evidence, found: Conclusion, prefix: str = "") -> None:
+        """Tick what this look has seen of what is still open: a later look can tell what the first could not."""
+        missing = ", ".join(sorted(seen.failed))
+        looked = {
+            "confirm": (seen.health is not None, seen.health.summary if seen.health else "could not be asked"),
+            "metrics": (seen.metrics is not None, seen.metrics.summary if seen.metrics else "could not be read"),
+            "diagnostics": (not missing, f"not read: {missing}" if missing else found.summary),
+        }
+        for item in self.state.checklist:
+            if item.id in looked and not item.done:
+                done, note = looked[item.id]
+                self.check(item.id, done, prefix + note if done else note)
 
     # --- the options ----------------------------------------------------------------------------------------------
 

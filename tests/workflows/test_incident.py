@@ -210,6 +210,10 @@ async def test_what_nobody_could_tell_at_first_is_diagnosed_when_the_service_tur
             seen = await situation(handle)
             assert seen.evidence is not None
             assert set(seen.evidence.failed_sources) >= {"metrics", "deployments"}, "the first look stays frozen"
+            items = {item.id: item for item in state.checklist}
+            for looked in ("confirm", "metrics", "diagnostics"):
+                assert items[looked].done
+                assert " UTC, not at first: " in items[looked].note
             await handle.signal("approve", {"by": "bob"})
             await soon(lambda: bool(world.changes))
             await keep(handle, "Incident", "explained-later")
