@@ -102,11 +102,18 @@ def unexplained(situation: Situation, verdict: Verdict) -> bool:
     At the first look everything may have been away that could tell. Not at every look: after 2, 4, 8 and so on. A look
     that could not tell is not counted, so it decides nothing either.
     """
-    if verdict.good is not False:
-        return False
     row = situation.bad_row
-    known = situation.conclusion is not None and situation.conclusion.branch not in (Branch.UNKNOWN, Branch.HEALTHY)
-    return not known and row >= BELIEVED and row & (row - 1) == 0
+    return _nothing_explains(situation, verdict) and row >= BELIEVED and row & (row - 1) == 0
+
+
+def still_unexplained(situation: Situation, verdict: Verdict) -> bool:
+    """The same for as long as it lasts, at every eighth look: what could not tell may be back at any time."""
+    return _nothing_explains(situation, verdict) and situation.bad_row % 8 == 0
+
+
+def _nothing_explains(situation: Situation, verdict: Verdict) -> bool:
+    conclusion = situation.conclusion
+    return verdict.good is False and (conclusion is None or conclusion.branch in (Branch.UNKNOWN, Branch.HEALTHY))
 
 
 def _last_remedy(situation: Situation) -> Tried | None:

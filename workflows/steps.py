@@ -317,8 +317,9 @@ def describe(error: BaseException) -> tuple[str, str]:
             break
         cause = cause.cause
     if isinstance(cause, ActivityTimeout):
-        last = f"; the last try: {describe(cause.cause)[0]}" if cause.cause else ""
-        return f"{_TIMED_OUT.get(cause.type or TimeoutType.SCHEDULE_TO_CLOSE, _GAVE_UP)}{last}", "TimedOut"
+        why = _TIMED_OUT.get(cause.type or TimeoutType.SCHEDULE_TO_CLOSE, _GAVE_UP)
+        last = describe(cause.cause)[0] if cause.cause else why
+        return why if last == why else f"{why}; the last try: {last}", "TimedOut"
     if isinstance(cause, ApplicationError):
         return cause.message, cause.type or "Failed"
     return str(cause) or type(cause).__name__, type(cause).__name__

@@ -41,7 +41,10 @@ def _timed_out(kind: TimeoutType, last: BaseException | None = None) -> Activity
             _timed_out(TimeoutType.SCHEDULE_TO_CLOSE, _timed_out(TimeoutType.HEARTBEAT)),
             "gave up after trying for as long as the policy allows; the last try: its worker fell silent",
         ),
-        (_timed_out(TimeoutType.START_TO_CLOSE), "it did not end in the time that the policy gives one try"),
+        (
+            _timed_out(TimeoutType.START_TO_CLOSE, _timed_out(TimeoutType.START_TO_CLOSE)),
+            "it did not end in the time that the policy gives one try",
+        ),
     ],
 )
 def test_a_step_that_was_given_up_says_how_its_last_try_ended(error: BaseException, said: str) -> None:

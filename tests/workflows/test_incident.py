@@ -220,6 +220,25 @@ async def test_what_nobody_could_tell_at_first_is_diagnosed_when_the_service_tur
             await handle.terminate()
 
 
+async def test_what_nobody_could_tell_for_a_long_time_is_diagnosed_soon_after_somebody_can(
+    temporal: WorkflowEnvironment,
+) -> None:
+    world = World("errors")
+    world.down = {"confirm", "metrics", "logs", "gateway_log", "database", "deployments"}
+    with temporal.with_time_skipping_disabled():
+        async with working(temporal.client, world) as queue:
+            handle = await begin(temporal.client, queue, severity="P1")
+            await until(handle, lambda s: s.step("declare").state is State.DONE, 60)  # type: ignore[union-attr]
+            await temporal.fast_forward(handle, 20 * MINUTE)
+            assert timeline(await progress(handle)).count("diagnosed again") == 4, "after 2, 4, 8 and 16 looks"
+            world.down.clear()
+            await temporal.fast_forward(handle, 5 * MINUTE)
+            state = await until(handle, lambda s: s.open_gate() is not None)
+            assert state.gates[-1].plan["runbook"] == "QuickRollback"
+            await keep(handle, "Incident", "explained-much-later")
+            await handle.terminate()
+
+
 async def test_a_no_goes_on_and_another_recovery_can_be_named(temporal: WorkflowEnvironment) -> None:
     world = World("errors")
     with temporal.with_time_skipping_disabled():
