@@ -10,6 +10,9 @@ from activities.batch_models import AbortLimits, BatchSizes, Load, LoadLimits
 MEMORY = 0.8
 """Weight of what was known before each new batch: the last five batches count most."""
 
+ALIKE = 10
+"""Batches of one size, each too slow, after which a larger one is tried."""
+
 STRIKES = 3
 """Readings in a row beyond a limit to abort at: one slow answer is no outage."""
 
@@ -21,7 +24,8 @@ class Pacer:
     """Batch size that aims at a time a batch.
 
     A batch costs something fixed and something a document; both are fitted to the last batches. A batch is not made so
-    small that the fixed part is most of its time: that would relieve nothing and only take longer.
+    small that the fixed part is most of its time: that would relieve nothing and only take longer. Batches of one size
+    do not tell the two apart: where they stay too slow, as after time-outs have made them small, a larger one is tried.
     """
 
     def __init__(self, sizes: BatchSizes, size: int | None = None) -> None:
@@ -29,6 +33,7 @@ class Pacer:
         self.size = self._within(size or sizes.initial)
         self._weight = self._n = self._t = self._nn = self._nt = 0.0
         self._fixed = 0.0
+        self._last = self._alike = 0
 
     def finished(self, documents: int, seconds: float) -> int:
         """A batch is over. Returns the size of the next one: at most twice, at least half of this one's."""
@@ -38,6 +43,8 @@ class Pacer:
         each = self._each()
         target = self._sizes.target_ms / 1000
         ideal = max((target - self._fixed) / each, self._fixed / each)
+        if self._stuck(documents, seconds > target):
+            ideal = self.size * 1.5
         self.size = self._within(min(max(ideal, self.size / 2), self.size * 2))
         return self.size
 
@@ -48,6 +55,11 @@ class Pacer:
         self.size = smaller
         self._weight = self._n = self._t = self._nn = self._nt = self._fixed = 0.0
         return shrunk
+
+    def _stuck(self, documents: int, slow: bool) -> bool:
+        self._alike = self._alike + 1 if slow and documents == self._last else 0
+        self._last = documents
+        return self._alike > 0 and self._alike % ALIKE == 0
 
     def _remember(self, documents: float, seconds: float) -> None:
         self._weight = self._weight * MEMORY + 1

@@ -46,6 +46,25 @@ def test_a_batch_is_never_mostly_its_fixed_cost(fixed: float, each: float) -> No
     assert takes <= 0.5 * 1.15 or fixed <= 0.6 * takes or size == sizes.max
 
 
+@given(fixed=st.floats(0.6, 5), each=st.floats(1e-6, 1e-4))
+def test_time_outs_do_not_leave_it_small_for_ever(fixed: float, each: float) -> None:
+    pacer = Pacer(BatchSizes(initial=1000, min=50, max=20_000, target_ms=500))
+    while pacer.timed_out():
+        pass
+    size = settled(pacer, fixed, each)
+    assert size * each >= 0.2 * fixed or size == 20_000
+
+
+def test_documents_that_are_slow_themselves_keep_it_small() -> None:
+    pacer = Pacer(BatchSizes(initial=50, min=50, max=20_000, target_ms=500))
+    seen = []
+    for _ in range(100):
+        pacer.finished(pacer.size, 0.02 * pacer.size)
+        seen.append(pacer.size)
+    assert max(seen) == 75
+    assert seen.count(50) > 85
+
+
 @given(
     st.lists(st.tuples(st.integers(1, 10_000), st.one_of(st.none(), st.floats(1e-4, 30))), max_size=60),
     st.integers(1, 500),
