@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from sandbox.events import Events
     from sandbox.house import House
 
-SIZES = BatchSizes(initial=300, min=100, max=600, target_ms=250)
-"""Small, so that there is something to see: fifty thousand documents would be over in seconds."""
+DOCUMENTS = 50_000
 
 LABEL = "embedded SecantusDB, not MongoDB"
 
@@ -39,7 +38,7 @@ class Migration(Play):
 
     runbook = BatchedUpdate
     rate = 0.0
-    documents = 50_000
+    documents = DOCUMENTS
 
     def play(self, stack: ExitStack, root: Path) -> int:
         self._scene("starting a whole sandbox: Temporal and its UI, AWS, MongoDB, the people's tools")
@@ -95,6 +94,15 @@ class Migration(Play):
         self._aside(f"{wrong:,} still have the wrong value, {after:,} of {before:,} the former one", "bold")
         return {"wrong": wrong, "restored": after == before, "ended": end}
 
+    @property
+    def _sizes(self) -> BatchSizes:
+        """Small, so that there is something to see: fifty thousand documents would be over in seconds.
+
+        More documents are not more batches: where each batch costs a scan, as here, the demo would take for ever.
+        """
+        times = max(1, round(self.documents / DOCUMENTS))
+        return BatchSizes(initial=300 * times, min=100 * times, max=600 * times, target_ms=250)
+
     def _run(self, reason: str, query: dict[str, Any], value: str, begun: list[str] | None = None) -> Ended:
         request = BatchedUpdateInput(
             stage=STAGE,
@@ -103,7 +111,7 @@ class Migration(Play):
             collection="events",
             filter=query,
             update={"$set": {"environment": value}},
-            batch=SIZES,
+            batch=self._sizes,
             journal=True,
         )
         started = connected(lambda session: runs.begin(session, self.runbook, request))

@@ -39,7 +39,7 @@ _DEAD = timedelta(seconds=4)
 """How long a silent worker is taken for alive."""
 
 _OF_ONE_KIND = 6
-"""Activities of one kind that are killed, such as the batches of an update."""
+"""Numbered activities of one kind that are killed, such as the ranges of an update."""
 
 _STICKY = timedelta(seconds=1)
 """How long a run's next task waits for the worker that had the last one."""
@@ -62,10 +62,10 @@ class Notes:
     def first(self, phase: str, name: str) -> bool:
         """Whether it is the first time for this activity; remembered before it returns.
 
-        Of activities that differ by a number only, as a watch's looks, the first few: a watch that lasts for as long as
-        something is not known would last for as long as it is killed.
+        Of activities that are numbered, as a watch's looks and all that belongs to one of them, the first few: a watch
+        that lasts for as long as something is not known would last for as long as it is killed.
         """
-        alike = re.sub(r"\d+", "*", _safe(name))
+        alike = re.sub(r"\d.*", "[0-9]*", _safe(name))
         if len(list(self._folder.glob(f"{phase}-{alike}"))) >= _OF_ONE_KIND:
             return False
         try:
