@@ -180,7 +180,9 @@ class Ground:
         files: dict[str, set[str]] = {}
         for page in self.site.aws("s3").get_paginator("list_objects_v2").paginate(Bucket="operational-runbooks"):
             for archive, _, file in (item["Key"].rpartition("/") for item in page.get("Contents", [])):
-                if archive.startswith("backups/"):
+                if archive.endswith("/replaced"):
+                    counted["archives put in place"] += 1
+                elif archive.startswith("backups/"):
                     files.setdefault(archive, set()).add(file)
         counted["whole archives"] = sum(MANIFEST in inside for inside in files.values())
         counted["archives without their manifest"] = len(files) - counted["whole archives"]

@@ -32,9 +32,12 @@ HEADS = {
 
 @functools.cache
 def commit() -> str:
-    """What is proven; asked once, because the page itself changes while the rows come."""
-    head = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True)
-    return head.stdout.strip()
+    """What is proven; the page itself changes while the rows come, and is no part of it."""
+
+    def git(*command: str) -> str:
+        return subprocess.run(["git", *command], capture_output=True, text=True, check=True).stdout.strip()
+
+    return git("describe", "--always") + ("-dirty" if git("status", "--porcelain", "--", ".", ":!docs") else "")
 
 
 def stamped(row: Found) -> Found:
