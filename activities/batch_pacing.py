@@ -43,7 +43,7 @@ class Pacer:
         each = self._each()
         target = self._sizes.target_ms / 1000
         ideal = max((target - self._fixed) / each, self._fixed / each)
-        if self._stuck(documents, seconds > target):
+        if self._slow_for_long(documents, seconds > target):
             ideal = self.size * 1.5
         self.size = self._within(min(max(ideal, self.size / 2), self.size * 2))
         return self.size
@@ -56,7 +56,8 @@ class Pacer:
         self._weight = self._n = self._t = self._nn = self._nt = self._fixed = 0.0
         return shrunk
 
-    def _stuck(self, documents: int, slow: bool) -> bool:
+    def _slow_for_long(self, documents: int, slow: bool) -> bool:
+        """Count a slow batch among those of its size; true at every tenth, when another size has to be tried."""
         self._alike = self._alike + 1 if slow and documents == self._last else 0
         self._last = documents
         return self._alike > 0 and self._alike % ALIKE == 0

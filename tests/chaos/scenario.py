@@ -28,6 +28,10 @@ def at(ground: Ground, stage: str) -> Site:
     return Site(ground.house, ground.client, stage)
 
 
+def mongodb_port(ground: Ground) -> int:
+    return next(part.ports["mongodb"] for part in ground.house.status() if part.name == "mongodb")
+
+
 def live(ground: Ground, stage: str = "production") -> dict[str, Any]:
     """Which release answers there, and how traffic is split."""
     site = at(ground, stage)

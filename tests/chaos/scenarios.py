@@ -12,14 +12,13 @@ from sandbox.api import tokens
 from sandbox.state import Vault
 from tests.chaos.everyday import EVERYDAY
 from tests.chaos.ground import Ground
-from tests.chaos.scenario import Scenario, at, live
+from tests.chaos.scenario import Scenario, at, live, mongodb_port
 
 Documents = pymongo.collection.Collection[dict[str, Any]]
 
 
 def sessions(ground: Ground, stage: str) -> Documents:
-    port = next(part.ports["mongodb"] for part in ground.house.status() if part.name == "mongodb")
-    uri = mongodb.operator_uri(port, Vault.open(ground.house.layout.vault), stage)
+    uri = mongodb.operator_uri(mongodb_port(ground), Vault.open(ground.house.layout.vault), stage)
     return pymongo.MongoClient[dict[str, Any]](uri).get_default_database()["sessions"]
 
 

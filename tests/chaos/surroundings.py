@@ -13,7 +13,7 @@ import pymongo
 from sandbox import mongodb
 from sandbox.state import Vault
 from tests.chaos.ground import Ground
-from tests.chaos.scenario import at, live
+from tests.chaos.scenario import at, live, mongodb_port
 
 STAGES = ("staging", "production")
 SYSTEM = {"admin", "local", "config"}
@@ -44,8 +44,8 @@ def _stage(ground: Ground, stage: str) -> Iterator[tuple[str, Any]]:
 
 
 def _database(ground: Ground) -> Iterator[tuple[str, Any]]:
-    port = next(part.ports["mongodb"] for part in ground.house.status() if part.name == "mongodb")
-    with pymongo.MongoClient[dict[str, Any]](mongodb.admin_uri(port, Vault.open(ground.house.layout.vault))) as client:
+    uri = mongodb.admin_uri(mongodb_port(ground), Vault.open(ground.house.layout.vault))
+    with pymongo.MongoClient[dict[str, Any]](uri) as client:
         users = client["admin"].command("usersInfo", {"forAllDBs": True})["users"]
         yield "users", sorted(f"{user['db']}.{user['user']}" for user in users)
         for name in sorted(set(client.list_database_names()) - SYSTEM):
