@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
 
 from activities.database import Connections, Database
 from workflows.runbook import Runbook
+from workflows.settling import settle
 
-AGAIN = timedelta(seconds=30)
 _MORE, _FEW = 1.5, 10
 
 
@@ -43,7 +42,5 @@ async def settled_since(
             after = await look()
             return connections_stable(before, after)[0]
 
-        phase, patience = run.state.phase, run.stage.rollback.health_patience
-        await run.wait(f"{step}-settle", patience, "let former connections end", every=AGAIN, watch=settled)
-        run._enter(phase)
+        await settle(run, f"{step}-settle", "let former connections end", settled)
     return connections_stable(before, after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from temporalio import workflow
 from temporalio.exceptions import ActivityError, ChildWorkflowError, is_cancelled_exception
 
 from activities.api import Api, Health, HealthCheck, SampleCall
@@ -13,6 +14,7 @@ from workflows.connections import settled_since
 from workflows.migration_change import ChangeSteps
 from workflows.migration_plan import count_change, performance
 from workflows.model import Kind, Phase, StepSpec
+from workflows.settling import settle
 from workflows.steps import describe
 
 CHECKLIST = (
@@ -44,14 +46,14 @@ class ValidationSteps(ChangeSteps):
         self._enter(Phase.VERIFYING)
         after = await self._nothing_left()
         if not self.inp.dry_run:
-            self._performance(before, after)
+            await self._performance(before, after)
             await self._all_there(before, after)
         await self._api_well()
         proven = await self._drill(backup)
         if self.inp.dry_run:
             return "nothing was changed"
         self.facts["documents_after"] = after.documents
-        left = f"{after.remaining} left" if after.remaining is not None else f"query now {after.cost.described()}"
+        left = f"{after.remaining} left" if after.remaining is not None else f"query now {self.facts['query_after']}"
         return f"{left}, {after.documents} documents{proven}"
 
     # --- the data -----------------------------------------------------------------------------------------------
@@ -109,9 +111,21 @@ class ValidationSteps(ChangeSteps):
                 there, note = True, f"{note}; explained by {who}"
         self.check("data", there, note)
 
-    def _performance(self, before: MigrationState, after: MigrationState) -> None:
-        good, note = performance(before.cost, after.cost)
-        self.facts["query_after"] = after.cost.described()
+    async def _performance(self, before: MigrationState, after: MigrationState) -> None:
+        """A query that is slower once may have met a busy minute of the database: it is timed again."""
+        cost = after.cost
+        if not performance(before.cost, cost)[0] and workflow.patched("time-the-query-again"):
+
+            async def as_fast() -> bool:
+                nonlocal cost
+                again = self.request().model_copy(update={"filter": None})  # what is left has been counted
+                look = await self.look("query-after", Migrations.look, again, policy.WATCH, title="Time it again")
+                cost = look.cost
+                return performance(before.cost, cost)[0]
+
+            await settle(self, "query-settle", "let the query's time settle", as_fast)
+        good, note = performance(before.cost, cost)
+        self.facts["query_after"] = cost.described()
         self.check("performance", good, note)
         if not good:
             self.say(f"the query is not faster: {note}", level="warning")

@@ -85,6 +85,8 @@ class World:
         """Documents that old code writes before each look that follows an update."""
         self.connected: list[int] = []
         """Connections of production, a look at a time; the last one stays."""
+        self.took: list[float] = []
+        """Milliseconds of the query on production after an update, a look at a time; the last one stays."""
         self.well = True
         self.uses_index = True
         self.look_extra: dict[str, Any] = {}
@@ -122,11 +124,14 @@ class World:
             self.left[stage] += self.late.pop(0)
         ready = self.index[stage] is not None
         uses = ready and self.uses_index
+        took = 2.0 if uses else 80.0
+        if self.took and "production: update" in self.done and stage == "production":
+            took = self.took.pop(0) if len(self.took) > 1 else self.took[0]
         cost = QueryCost(
             plan="IXSCAN" if uses else "COLLSCAN",
             index=self.index[stage] if uses else None,
             docs_examined=20 if uses else self.documents[stage],
-            latency_ms=2.0 if uses else 80.0,
+            latency_ms=took,
         )
         state = {
             "summary": f"{self.documents[stage]} documents",
