@@ -107,7 +107,7 @@ class Trial(Finding):
 
 class PlanRequest(Facts):
     order: UpdateOrder
-    range_documents: int = Field(100_000, ge=1, description="Documents a range, about")
+    range_documents: int = Field(ge=1, description="Documents a range, about")
     at_least: int = Field(1, ge=1, description="Ranges wanted at least, so that every partition has work")
     first_number: int = 0
 

@@ -351,7 +351,7 @@ class Deployments:
             )
         same_version = chosen.release.version == current.version
         if is_live(chosen.release, current) and (same_version or wanted.strategy != "alias"):
-            raise lasting(f"{chosen.release.name} is live already. Name another release as 'to'", type="AlreadyLive")
+            raise lasting(f"{chosen.release.name} is live already. Name another one", type="AlreadyLive")
         return chosen
 
     @staticmethod

@@ -32,6 +32,7 @@ from temporalio.client import Client, WorkflowHandle
 
 from bench.server import environment
 from sandbox import mongodb
+from workflows.batch_driver import RANGE_DOCUMENTS
 from workflows.model import RunbookResult, RunState
 
 SIZES = {50_000: 5, 200_000: 3}
@@ -241,11 +242,11 @@ def _history(seen: Counter[str]) -> None:
     signals = seen["WORKFLOW_EXECUTION_SIGNALED"]
     total = sum(seen.values())
     print(f"  events of history at {documents:,} documents: {total}, {signals} of them news for the page")
-    ranges = documents // 100_000
-    fixed = total - 6 * ranges - 4 * signals
-    hundred = fixed + 6 * 1000 + 4 * 100
+    fixed = total - 6 * -(-documents // RANGE_DOCUMENTS) - 4 * signals
+    ranges = 100_000_000 // RANGE_DOCUMENTS
+    hundred = fixed + 6 * ranges + 4 * 100
     print(
-        f"  at 100,000,000: {fixed} once + 1,000 ranges of 6 + at most 100 news of 4 = {hundred:,}, "
+        f"  at 100,000,000: {fixed} once + {ranges:,} ranges of 6 + at most 100 news of 4 = {hundred:,}, "
         f"{hundred / 100:.0f} a million, cut by continue-as-new at about 4,000"
     )
 

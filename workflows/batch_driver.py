@@ -24,7 +24,7 @@ from workflows.batched_update_model import BatchedUpdateInput
 from workflows.model import Kind, Message, Phase, State, Step
 from workflows.runbook import Runbook
 
-RANGE_DOCUMENTS = 100_000
+RANGE_DOCUMENTS = 250_000
 """Documents a range, and so an activity: minutes of work, six events of history."""
 
 

@@ -89,7 +89,7 @@ def range_order(what: UpdateOrder, stretch: IdRange, size: int = 50, **more: Any
 
 
 def plan(batches: Batches, what: UpdateOrder, **more: Any) -> tuple[IdRange, ...]:
-    found: Plan = ActivityEnvironment().run(batches.plan, PlanRequest(order=what, **more))
+    found: Plan = ActivityEnvironment().run(batches.plan, PlanRequest(order=what, **{"range_documents": 1000, **more}))
     return found.ranges
 
 
