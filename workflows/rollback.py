@@ -182,10 +182,13 @@ class Rollback(Runbook[I]):
         self.check("metrics", _below(metrics, limit), metrics.summary if metrics else "the metrics could not be read")
         self.check("database", *stable)
         problems = self._problems(health, stack, [found.rate for found in (metrics, logs) if found])
+        found = "; ".join(problems) or f"{health.summary}; {logs.summary if logs else 'logs not read'}"
+        if self.inp.dry_run:
+            return f"as it is now: {found}"
         if not problems:
-            return f"verified: {health.summary}; {logs.summary if logs else 'logs not read'}"
+            return f"verified: {found}"
         await self._ask_to_keep(target, problems)
-        return f"NOT verified: {'; '.join(problems)}"
+        return f"NOT verified: {found}"
 
     async def _health(self) -> Health:
         rules = self.stage.rollback

@@ -98,7 +98,8 @@ class ServiceRestart(Runbook[ServiceRestartInput]):
             await self._give_back(found)
         verdict = await self._verify(database)
         await self._tell_end(verdict)
-        return f"every environment of {self.stage.function} was started anew; {verdict}"
+        every = f"every environment of {self.stage.function}"
+        return f"would start {every} anew; {verdict}" if inp.dry_run else f"{every} was started anew; {verdict}"
 
     # --- before anything is touched -----------------------------------------------------------------------------
 
@@ -332,12 +333,14 @@ class ServiceRestart(Runbook[ServiceRestartInput]):
         judged = judge(rung, self.inp.max_error_rate, before)
         well = health.ok and judged.verdict in (Verdict.GOOD, Verdict.FEW)
         self.check("up", health.ok, f"{health.summary}; {judged.reason}")
-        if well or self.inp.dry_run:
-            return f"verified: {health.summary}; {judged.reason}"
-        problems = f"{health.summary}; {judged.reason}"
+        found = f"{health.summary}; {judged.reason}"
+        if self.inp.dry_run:
+            return f"as it is now: {found}"
+        if well:
+            return f"verified: {found}"
         question = f"{self.stage.name} is not well after the restart. Keep the new environments? No points back"
-        await self.gate("keep-restart", question, {"problems": problems}, fallback=KEEP)
-        return f"NOT well: {problems}"
+        await self.gate("keep-restart", question, {"problems": found}, fallback=KEEP)
+        return f"NOT well: {found}"
 
     async def _health(self) -> Health:
         rules = self.stage.rollback

@@ -151,6 +151,7 @@ async def test_a_dry_run_stops_nothing(client: Client) -> None:
     assert world.limits == []
     assert world.told == []
     assert len(result.would_change) >= 6
+    assert result.summary.startswith("would start every environment")
 
 
 @pytest.mark.parametrize(
