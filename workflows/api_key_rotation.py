@@ -222,7 +222,9 @@ class ApiKeyRotation(KeyGrace):
             undo=None,
         )
         self.clients_checked(keys.clients, inp)
-        done = f"{len(keys.new) or 3} new keys, {len(keys.old)} old ones removed"
+        done = f"{len(keys.new)} new keys, {len(keys.old)} old ones removed"
+        if inp.dry_run:
+            done = f"would make new keys and remove the {len(keys.old)} old ones"
         self.announce("removed", f"{self.stage.name}: the old API keys are removed", done)
         said = await self.document(inp, tuple(keys.new.values()), done)
         return f"{done}; {said}"

@@ -92,7 +92,7 @@ class CanaryRollback(Baking):
         await self._enter_in_ledger(target, target.current)
         verdict = await self._verify(target, target.target.version, since=promoted_at)
         await self._tell_people(target, verdict)
-        return f"{target.current.name} → {target.target.name} by {self._way}; {verdict}"
+        return f"{self.told(target)}; {verdict}"
 
     # --- before anything is touched -----------------------------------------------------------------------------
 

@@ -307,6 +307,8 @@ class DatabaseCredentialRotation(Rotation[DatabaseCredentialRotationInput]):
         self.undone_by_design()
         self.stands = f"The API works as {users.new}, and {users.old} is removed"
         done = f"the API works as {users.new}, {users.old} removed"
+        if inp.dry_run:
+            done = f"would have the API work as a new user, and remove {users.old}"
         self.announce("removed", f"{self.stage.name}: database user {users.old} is removed", done)
         said = await self.document(inp, (users.new,), done)
         return f"{done}; {said}"

@@ -60,7 +60,7 @@ class QuickRollback(Rollback[QuickRollbackInput]):
         version = await self._roll_back(target)
         verdict = await self._verify(target, version)
         await self._tell_people(target, verdict)
-        return f"{target.current.name} → {target.target.name} by {self._strategy}; {verdict}"
+        return f"{self.told(target)}; {verdict}"
 
     # --- the change ---------------------------------------------------------------------------------------------
 

@@ -224,6 +224,11 @@ class Rollback(Runbook[I]):
 
     # --- people -------------------------------------------------------------------------------------------------
 
+    def told(self, target: RollbackTarget) -> str:
+        """From where to where, in one line."""
+        there = f"{target.current.name} → {target.target.name} by {self._way}"
+        return f"would go {there}" if self.inp.dry_run else there
+
     async def _tell_people(self, target: RollbackTarget, verdict: str) -> None:
         stage, reason = self.stage, self.inp.reason
         story = f"**{target.current.name}** → **{target.target.name}** ({self._way}).\nReason: {reason}\n{verdict}"

@@ -60,6 +60,8 @@ class ScalingChange(Scaling[I]):
         await self._end_in_time()
         shown = f"{compared.figure or self.figure} {compared.change}: {compared.text}"
         summary = f"{self.facts['from']} → {self.facts['to']}; {shown}"
+        if self.inp.dry_run:
+            summary = f"would go from {self.facts['from']} to {self.facts['to']}"
         await self._tell_people(summary)
         return summary
 

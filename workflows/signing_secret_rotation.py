@@ -276,7 +276,9 @@ class SigningSecretRotation(Rotation[SigningSecretRotationInput]):
         self.undone_by_design()
         self.stands = "The new key signs, and the old one is removed"
         await self._promote("finish", "alone", would="make the secret without the old key the current one")
-        done = f"key {self.new or 'to be made'} signs, {', '.join(self.old)} removed"
+        done = f"key {self.new} signs, {', '.join(self.old)} removed"
+        if inp.dry_run:
+            done = f"would have a new key sign, and remove {', '.join(self.old)}"
         self.announce("removed", f"{self.stage.name}: the old signing secret is removed", done)
         said = await self.document(inp, (self.new,), done)
         return f"{done}; {said}"

@@ -23,6 +23,7 @@ async def test_a_dry_run_changes_nothing(site: Site) -> None:
     handle = await site.start("QuickRollback", dry_run=True)
     result = await finished(handle)
     assert result.outcome is Outcome.DRY_RUN
+    assert result.summary.startswith("would "), result.summary
     assert any("back to good" in line for line in result.would_change)
     assert site.snapshot() == before
     assert len(site.received()) == told

@@ -262,6 +262,7 @@ async def test_a_dry_run_makes_and_tells_nothing(client: Client) -> None:
         handle = await begin(client, queue, dry_run=True)
         result = await finished(handle)
     assert result.outcome is Outcome.DRY_RUN
+    assert result.summary.startswith("would "), result.summary
     assert (world.listed, world.deploys, world.mails, world.told, world.entries, world.next) == (
         list(OLD.values()),
         0,

@@ -283,6 +283,7 @@ async def test_a_dry_run_shifts_nothing(temporal: WorkflowEnvironment) -> None:
     async with working(temporal.client, world) as queue:
         result = await finished(await begin(temporal.client, queue, dry_run=True))
     assert result.outcome is Outcome.DRY_RUN
+    assert result.summary.startswith("would go "), result.summary
     assert "; as it is now: " in result.summary, "nothing was verified"
     assert result.would_change[:3] == [
         "give 10 % of the traffic to good (version 1)",

@@ -185,6 +185,7 @@ async def test_a_dry_run_changes_nothing(client: Client) -> None:
         handle = await begin(client, queue, NAME, dry_run=True)
         result = await finished(handle)
     assert result.outcome is Outcome.DRY_RUN
+    assert result.summary.startswith("would "), result.summary
     assert (world.users, world.deploys, world.entries, world.next) == ({OLD}, 0, {}, [])
     said = "\n".join(result.would_change)
     for part in ("rotate staging first", "roles of api: readWrite@d", "connection string", "remove api"):

@@ -191,6 +191,7 @@ async def test_a_dry_run_changes_nothing(client: Client) -> None:
     async with working(client, world) as queue:
         result = await finished(await begin(client, queue, world, "VerticalScaling", dry_run=True, expires_after="P1D"))
     assert result.outcome is Outcome.DRY_RUN
+    assert result.summary.startswith("would "), result.summary
     assert world.order == []
     assert world.drifts == []
     assert world.told == []

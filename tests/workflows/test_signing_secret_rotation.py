@@ -215,6 +215,7 @@ async def test_a_dry_run_changes_nothing(client: Client) -> None:
         handle = await begin(client, queue, NAME, dry_run=True)
         result = await finished(handle)
     assert result.outcome is Outcome.DRY_RUN
+    assert result.summary.startswith("would "), result.summary
     assert (world.served, world.made, world.deploys, world.entries, world.next) == (BEFORE, 0, 0, {}, [])
     said = "\n".join(result.would_change)
     for part in ("rotate staging first", "new signing key", "sign with the new key", "take the old key off"):
