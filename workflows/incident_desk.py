@@ -80,7 +80,7 @@ class Desk(Probing[IncidentInput]):
     def _render(self) -> None:
         super()._render()
         if hasattr(self, "stage"):
-            mine = page(self.situation, self.policy, self.state.workflow_id)
+            mine = page(self.situation, self.policy, self.state.workflow_id, over=self.state.outcome is not None)
             workflow.set_current_details(f"{mine}\n\n{render(self.state)}")
 
     def _with_book(self, enter_it: Callable[[Book], None]) -> None:

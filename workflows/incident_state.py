@@ -174,8 +174,8 @@ def score(situation: Situation) -> dict[str, str]:
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
-def page(situation: Situation, policy: IncidentPolicy, workflow_id: str) -> str:
-    """The part of the run's page that only an incident has."""
+def page(situation: Situation, policy: IncidentPolicy, workflow_id: str, *, over: bool = False) -> str:
+    """The part of the run's page that only an incident has. Of a run that is ``over``, nothing is due any more."""
     book = situation.book
     mark = "**DRILL** · " if situation.drill else ""
     if book is None:
@@ -191,14 +191,15 @@ def page(situation: Situation, policy: IncidentPolicy, workflow_id: str) -> str:
         lines.append("\n".join(f"- {escape(_tried(tried))}" for tried in situation.tried))
     if book.reached("resolved"):
         lines.append(_after(situation))
-    else:
+    elif not over:
         if situation.looks:
             look = situation.looks[-1]
             lines.append(f"Last seen {clock(look.at)}: {'' if look.good else '**bad**, '}{escape(look.text)}")
         due = incident_clocks.upcoming(book, policy)[:1]
         lines.append("".join(f"Next, {clock(at)} UTC: {escape(what)}" for at, what in due) or "Nothing is due")
     lines.append(_clocks(book))
-    lines.append(_ways(workflow_id, book))
+    if not over:
+        lines.append(_ways(workflow_id, book))
     return "\n\n".join(lines)
 
 

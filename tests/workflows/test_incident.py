@@ -337,6 +337,10 @@ async def test_a_dry_run_looks_and_tells_nobody(temporal: WorkflowEnvironment) -
     async with working(temporal.client, world) as queue:
         handle = await begin(temporal.client, queue, dry_run=True)
         result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 30))
+        shown = (await handle.query("__temporal_workflow_metadata")).current_details
+        assert "In command" in shown
+        assert "Next, " not in shown, "it is over"
+        assert "runbooks incident" not in shown
         await keep(handle, "Incident", "dry-run")
     assert result.outcome is Outcome.DRY_RUN
     assert result.summary.startswith("would be a P2: 50.0% of the requests fail")
