@@ -57,12 +57,12 @@ class ClientRateLimit(Runbook[ClientRateLimitInput]):
         now = workflow.now()
         before = await self._requests("requests-before", Window(stage=self.stage, start=now - inp.window, end=now))
         if inp.dry_run and _of(before, inp.client) is None:
-            return f"dry run: client {inp.client} is not among the busiest, and would be refused: {before.summary}"
+            return f"client {inp.client} is not among the busiest, and would be refused: {before.summary}"
         mine = self._worth_it(before)
         await self.gate("approve-limit", f"Limit client {inp.client} on {inp.stage}?", self._plan(found, before, mine))
         await self._set(inp, found)
         if inp.dry_run:
-            return "dry run: no client was limited"
+            return f"would limit client {inp.client} to {inp.per_minute} requests a minute"
         began = workflow.now()
         delay = self.stage.rollback.metrics_delay
         await self.wait("let-it-work", inp.watch + delay, "let traffic run under the limit, then count again")

@@ -55,7 +55,7 @@ class DatabaseBackup(Runbook[DatabaseBackupInput]):
             return self._done(found.backup, reused=True)
         made = await self._create(inp)
         if made is None:
-            return "dry run: no backup was made"
+            return f"would back {self.stage.name} up and verify the backup"
         self.undone_by_design()  # a finished backup does no harm and stays, whatever comes
         if not await self._verified(made):
             raise self.stop(f"{made.reference} was made, but is damaged: see step 'verify'", "DamagedBackup")

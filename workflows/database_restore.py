@@ -117,7 +117,7 @@ class DatabaseRestore(Runbook[DatabaseRestoreInput]):
         await self._approve_restore(backup, targets, into)
         safety = await self._safety(backup)
         if not await self._restore_beside(backup, into):
-            return f"dry run: {self._named(backup)} was not restored"
+            return f"would restore {self._named(backup)}"
         if inp.then == "keep":
             self.undone_by_design()
             self.check("settings", True, "the real database was not touched")

@@ -83,7 +83,7 @@ class Deploy(CodeSteps[DeployInput]):
         )
         await self.bring_live(inp.release, why="as asked for")
         if inp.dry_run:
-            return f"dry run: {inp.release} was not deployed, {former} is live"
+            return f"would deploy {inp.release} in place of {former}"
         await self._verify(inp)
         await self._tell(inp, str(former))
         return f"{inp.release} is live on {inp.stage}, before it {former}"

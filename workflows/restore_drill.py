@@ -72,7 +72,7 @@ class RestoreDrill(Runbook[RestoreDrillInput]):
         self.facts["into"] = into
         restored = await self._restore(backup, into)
         if restored is None:
-            return f"dry run: {backup.reference} was not restored"
+            return f"would restore {backup.reference} into a scratch, compare it and drop it"
         compared = await self._compare(backup, into)
         await self._drop(into)
         took = timedelta(seconds=restored.seconds + compared.seconds)

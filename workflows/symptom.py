@@ -79,7 +79,7 @@ class Symptom(Looking[I]):
         self.facts |= {"before": before.text, "window": length(inp.window)}
         offers = self._judge(seen)
         if before.well is None and inp.dry_run and seen.answered:
-            return f"dry run: every source answered, and there was no traffic to measure: {before.text}"
+            return f"every source answered, and there was no traffic to measure: {before.text}"
         if before.well is None:
             raise self.stop(f"whether the symptom is there could not be measured: {before.text}", "NotMeasured")
         if before.well:
@@ -161,7 +161,7 @@ class Symptom(Looking[I]):
                 by = f"{RUNBOOK_OF[offer.remedy]}" if child is not None else "people"
                 self._would.append(f"offer {offer.remedy} by {by}: {offer.why}")
         self._draw()
-        return f"dry run: {before.text}; {self.facts['cause']}"
+        return f"{before.text}; {self.facts['cause']}"
 
     # --- a remedy -----------------------------------------------------------------------------------------------
 
