@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
+from temporalio.worker._workflow import _WorkflowWorker
 
 from tests.hostile import COUNTED, Sent
 from workflows import search_attributes
@@ -21,6 +22,9 @@ from workflows.plugin import RunbooksPlugin
 # The workflow sandbox loads a workflow's modules anew for every run: without bytecode, from their source.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Temporal calls it a deadlock when a workflow takes two seconds to yield, which on a busy machine is nobody's fault.
+_WorkflowWorker._deadlock_timeout_seconds = property(lambda _: 30.0, lambda *_: None)  # type: ignore[assignment]
 
 DYNAMIC_CONFIG = {
     "matching.numTaskqueueReadPartitions": "1",

@@ -47,7 +47,7 @@ def unique(prefix: str) -> str:
     return f"{prefix}-{uuid.uuid4().hex[:8]}"
 
 
-def until(probe: Callable[[], T], what: str, seconds: float = 10) -> T:
+def until(probe: Callable[[], T], what: str, seconds: float = 60) -> T:
     """The first truthy answer of ``probe``; fails when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (found := probe()):

@@ -23,7 +23,7 @@ SLEEPER = ["sleep", "1000"]
 STUBBORN = ["sh", "-c", "trap '' TERM; sleep 1000 & trap - TERM; wait"]
 
 
-def until(condition: Callable[[], object], seconds: float = 10) -> None:
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"

@@ -86,7 +86,7 @@ async def test_connections_of_the_former_release_are_given_time_to_end(temporal:
         await answer(handle, "approve-migration")
         result = await finished(handle)
         assert ticked(result)["database"], result.checklist
-        assert (await progress(handle)).step("connections-after-settle").summary == "waited 1 min"
+        assert (await progress(handle)).step("connections-after-settle").summary.startswith("waited 1 min")
         await keep(handle, "DatabaseMigration", "connections-settle")
 
 
@@ -100,7 +100,7 @@ async def test_connections_that_stay_are_not_called_stable(temporal: WorkflowEnv
         told = next(item for item in result.checklist if item.id == "database")
         assert not told.done
         assert told.note == "10 connections, then 40; answers in 1 ms"
-        assert (await progress(handle)).step("connections-after-settle").summary == "waited 5 min"
+        assert (await progress(handle)).step("connections-after-settle").summary.startswith("waited 5 min")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ async def test_a_query_that_is_slower_is_timed_again(
         assert told.done is good, told.note
         assert f"{took[-1]:.1f} ms" in str(told.note)
         assert f"{took[-1]:.1f} ms" in str(result.facts["query_after"])
-        assert (await progress(handle)).step("query-settle").summary == waited
+        assert (await progress(handle)).step("query-settle").summary.startswith(waited)
         if good:
             await keep(handle, "DatabaseMigration", "query-settle")
 
