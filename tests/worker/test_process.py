@@ -65,9 +65,9 @@ async def started(environment: dict[str, str]) -> str:
     assert process.stderr is not None
     said = b""
     while b"worker ready" not in said and not process.stderr.at_eof():
-        said += await asyncio.wait_for(process.stderr.readline(), 60)
+        said += await asyncio.wait_for(process.stderr.readline(), 180)
     process.send_signal(signal.SIGTERM)
-    said += await asyncio.wait_for(process.stderr.read(), 60)
+    said += await asyncio.wait_for(process.stderr.read(), 180)
     assert await process.wait() == 0, said.decode()
     return said.decode()
 
@@ -77,7 +77,7 @@ async def refusal(environment: dict[str, str]) -> str:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "worker", env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    output, _ = await asyncio.wait_for(process.communicate(), 180)
     assert process.returncode == 2, output.decode()
     lines = [line for line in output.decode().splitlines() if line.startswith("worker: ")]
     assert len(lines) == 1
@@ -123,7 +123,7 @@ async def test_it_serves_metrics_and_ends_on_sigterm(client: Client, settings: P
         stderr=subprocess.PIPE,
     )
     assert process.stderr is not None
-    while b"worker ready" not in await asyncio.wait_for(process.stderr.readline(), 60):
+    while b"worker ready" not in await asyncio.wait_for(process.stderr.readline(), 180):
         pass
     async with httpx.AsyncClient() as http:
         shown = (await http.get(f"http://127.0.0.1:{port}/metrics")).text
@@ -131,7 +131,7 @@ async def test_it_serves_metrics_and_ends_on_sigterm(client: Client, settings: P
     second = await refusal(environment(client, settings, RUNBOOKS_METRICS=f"127.0.0.1:{port}"))
     assert f"RUNBOOKS_METRICS=127.0.0.1:{port} cannot be served" in second
     process.send_signal(signal.SIGTERM)
-    rest = await asyncio.wait_for(process.stderr.read(), 60)
+    rest = await asyncio.wait_for(process.stderr.read(), 180)
     assert await process.wait() == 0
     assert b"worker stopping" in rest
 
@@ -152,10 +152,10 @@ async def test_lines_of_workflows_name_their_run(client: Client, tmp_path: Path)
         start_signal_args=["nonsense"],
     )
     while True:
-        line = json.loads(await asyncio.wait_for(process.stderr.readline(), 60))
+        line = json.loads(await asyncio.wait_for(process.stderr.readline(), 180))
         if "ignored a message" in line["message"]:
             break
     process.send_signal(signal.SIGTERM)
-    await asyncio.wait_for(process.communicate(), 60)
+    await asyncio.wait_for(process.communicate(), 180)
     assert (line["runbook"], line["workflow_id"], line["level"]) == ("StageLock", handle.id, "warning")
     assert line["run_id"] == handle.first_execution_run_id

@@ -77,7 +77,7 @@ async def test_a_run_and_its_steps_are_spans_of_one_trace(
         await eventually(tried_again, "the second try of the second step")
     finally:
         process.send_signal(signal.SIGTERM)  # the spans are sent at the end, if not before
-        await asyncio.wait_for(process.communicate(), 60)
+        await asyncio.wait_for(process.communicate(), 180)
         await handle.terminate()
     found = {span.name: span for span in spans}
     step, record = found["RunActivity:stages.resolve"], found["RunActivity:reports.write"]

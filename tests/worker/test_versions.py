@@ -103,7 +103,7 @@ async def test_a_run_of_thirty_days_crosses_a_deploy(temporal: WorkflowEnvironme
     async with Release(client, world, queue, "b", Later).running(address):
         assert (await progress(handle)).phase is Phase.WAITING, "it still waits, now under the new release"
         await temporal.fast_forward(handle)
-        result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 60))
+        result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 180))
         state = await progress(handle)
     assert result.outcome is Outcome.COMPLETED
     assert await builds(handle) == ["a", "b"]

@@ -205,4 +205,4 @@ async def begin(client: Client, queue: str, world: World, runbook: str, **inp: A
 
 
 async def finished(handle: WorkflowHandle[Any, Any]) -> RunbookResult:
-    return RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 40))
+    return RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 180))

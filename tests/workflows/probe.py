@@ -252,7 +252,7 @@ def at_gate(state: RunState) -> bool:
 async def failure(handle: WorkflowHandle[Any, Any]) -> ApplicationError:
     """The failure that the run ended with."""
     with pytest.raises(WorkflowFailureError) as failed:
-        await asyncio.wait_for(handle.result(), 20)
+        await asyncio.wait_for(handle.result(), 180)
     assert isinstance(failed.value.cause, ApplicationError)
     return failed.value.cause
 

@@ -97,7 +97,7 @@ async def test_one_client_is_limited_for_a_day_and_the_others_are_served(tempora
     world = World()
     async with working(temporal.client, world) as queue:
         handle = await begin(temporal.client, queue)
-        result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 60))
+        result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 180))
         await keep(handle, "ClientRateLimit", "limited")
     assert result.outcome is Outcome.COMPLETED
     (limit,) = world.set
@@ -149,7 +149,7 @@ async def test_a_dry_run_limits_nobody(temporal: WorkflowEnvironment) -> None:
     world = World()
     async with working(temporal.client, world) as queue:
         handle = await begin(temporal.client, queue, dry_run=True)
-        result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 60))
+        result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 180))
         assert (await progress(handle)).step("limit").state is State.SKIPPED
     assert result.outcome is Outcome.DRY_RUN
     assert world.set == []
@@ -159,6 +159,6 @@ async def test_a_dry_run_without_that_client_still_says_that_it_would_work(tempo
     """As the monthly rehearsal starts it, with the client of the example."""
     async with working(temporal.client, World()) as queue:
         handle = await begin(temporal.client, queue, dry_run=True, client="ffffffff")
-        result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 60))
+        result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 180))
     assert result.outcome is Outcome.DRY_RUN
     assert "would be refused" in result.summary

@@ -131,7 +131,7 @@ async def failed_tasks(handle: WorkflowHandle[Any, Any]) -> list[str]:
 
 async def answers(handle: WorkflowHandle[Any, Any], cls: type) -> Any:
     name = next(iter(n for n in definition(cls).queries if n))
-    return await asyncio.wait_for(handle.query(name), 60)
+    return await asyncio.wait_for(handle.query(name), 180)
 
 
 @pytest.mark.parametrize("cls", EVERY, ids=lambda c: c.__name__)
@@ -160,7 +160,7 @@ async def test_no_update_or_query_wedges_a_run(client: Client, cls: type, sent: 
 
         async def refusal(name: str, kind: str) -> None:
             with pytest.raises(WorkflowUpdateFailedError) as refused:
-                await asyncio.wait_for(handle.execute_update(name, args=POISON[kind]), 30)
+                await asyncio.wait_for(handle.execute_update(name, args=POISON[kind]), 180)
             assert isinstance(refused.value.cause, ApplicationError), kind
             assert "takes one JSON object with" in refused.value.cause.message, kind
             assert len(refused.value.cause.message) < 600, "a refusal is read by a person"
@@ -171,7 +171,7 @@ async def test_no_update_or_query_wedges_a_run(client: Client, cls: type, sent: 
                 await asyncio.gather(*(refusal(name, kind) for kind in some))
         for name in [n for n in found.queries if n]:
             for args in POISON.values():
-                assert await asyncio.wait_for(handle.query(name, args=args), 30) is not None
+                assert await asyncio.wait_for(handle.query(name, args=args), 180) is not None
         assert await failed_tasks(handle) == []
         await handle.terminate()
     for kind, names in (("updates", found.updates), ("queries", found.queries)):
@@ -187,7 +187,7 @@ async def test_bad_input_fails_at_once(client: Client, cls: type, sent: Sent) ->
             definition(cls).name or "", args=POISON[kind], id=f"conformance-{uuid.uuid4()}", task_queue=queue
         )
         with pytest.raises(WorkflowFailureError) as failed:
-            await asyncio.wait_for(handle.result(), 30)
+            await asyncio.wait_for(handle.result(), 180)
         cause = failed.value.cause
         assert isinstance(cause, ApplicationError), kind
         assert cause.type == "BadInput", kind

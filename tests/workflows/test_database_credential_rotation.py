@@ -21,7 +21,7 @@ NAME = "DatabaseCredentialRotation"
 
 
 async def finished(handle: Any) -> RunbookResult:
-    return RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 90))
+    return RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 180))
 
 
 # --- to its end -----------------------------------------------------------------------------------------------------

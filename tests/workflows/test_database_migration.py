@@ -19,7 +19,7 @@ from workflows.model import Outcome, RunbookResult, RunState, State
 
 
 async def finished(handle: Any) -> RunbookResult:
-    return RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 40))
+    return RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 180))
 
 
 async def answer(handle: Any, gate: str, word: str = "approve", **more: Any) -> RunState:

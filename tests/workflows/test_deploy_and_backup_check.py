@@ -75,7 +75,7 @@ async def begin(client: Client, queue: str, runbook: str, **inp: Any) -> Workflo
 
 
 async def finished(handle: Any) -> RunbookResult:
-    return RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 60))
+    return RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 180))
 
 
 # --- Deploy ---------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from workflows.steps import describe
 
 
 async def finished(handle: Any) -> RunbookResult:
-    return RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 20))
+    return RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 180))
 
 
 async def approve(handle: Any, by: str = "bob") -> None:

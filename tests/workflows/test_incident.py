@@ -68,7 +68,7 @@ async def test_p1_from_the_alarm_to_resolved(temporal: WorkflowEnvironment) -> N
             assert await send(handle, "action", text="add a test", owner="bob") == "A1"
             await send(handle, "post_mortem")
             await send(handle, "action", do="done", id="A1")
-            result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 30))
+            result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 180))
             await keep(handle, "Incident", "p1")
     assert result.outcome is Outcome.COMPLETED
     assert [item.id for item in result.checklist if not item.done] == []
@@ -302,7 +302,7 @@ async def test_false_alarm_is_resolved_by_a_person_and_never_by_itself(temporal:
             assert (await progress(handle)).outcome is None
             assert world.pages == []
             await send(handle, "resolve", cause="a typo in the footer")
-            result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 30))
+            result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 180))
     assert result.outcome is Outcome.COMPLETED
     assert world.written[-1].entry.cause == "a typo in the footer"
 
@@ -327,7 +327,7 @@ async def test_abort_ends_the_pages(temporal: WorkflowEnvironment) -> None:
             await soon(lambda: bool(world.pages))
             await handle.signal("abort", {"by": "ann", "reason": "a test of the alarm"})
             with pytest.raises(Exception, match="failed"):
-                await asyncio.wait_for(handle.result(), 20)
+                await asyncio.wait_for(handle.result(), 180)
             await keep(handle, "Incident", "aborted")
     assert [end.key for end in world.page_ends] == [page.key for _, page in world.pages]
 
@@ -336,7 +336,7 @@ async def test_a_dry_run_looks_and_tells_nobody(temporal: WorkflowEnvironment) -
     world = World("errors")
     async with working(temporal.client, world) as queue:
         handle = await begin(temporal.client, queue, dry_run=True)
-        result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 30))
+        result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 180))
         shown = (await handle.query("__temporal_workflow_metadata")).current_details
         assert "In command" in shown
         assert "Next, " not in shown, "it is over"
@@ -372,7 +372,7 @@ async def test_diagnosis_alone(temporal: WorkflowEnvironment) -> None:
         world = World(fault)
         async with working(temporal.client, world) as queue:
             handle = await begin(temporal.client, queue, "Diagnosis")
-            result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 30))
+            result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 180))
             verdict: dict[str, Any] = await handle.query("verdict")
             await keep(handle, "Diagnosis", fault)
         assert (result.facts["branch"], verdict["branch"]) == (branch, branch)

@@ -60,7 +60,7 @@ async def test_p2_through_its_week(temporal: WorkflowEnvironment) -> None:
             assert len(world.pages) == pages, "a late post-mortem wakes nobody"
             await send(handle, "post_mortem")
             await send(handle, "action", do="hand-on", id="A1", owner="the platform team")
-            result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 30))
+            result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 180))
             events = len((await handle.fetch_history()).events)
     assert result.outcome is Outcome.COMPLETED
     assert events < 4000, f"{events} events in a week"
@@ -108,7 +108,7 @@ async def test_a_drill_pages_nobody_changes_nothing_and_is_scored(temporal: Work
             assert world.changes == []
             await resolved(temporal, handle, world)
             await send(handle, "post_mortem")
-            result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 30))
+            result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 180))
     assert result.outcome is Outcome.COMPLETED
     assert (world.pages, world.mails, world.tickets, world.changes) == ([], [], [], [])
     drilled = [m for _, m in world.said if m.channels.chat == ("drill-channel",)]

@@ -49,7 +49,7 @@ async def test_staging_that_does_worse_keeps_it_from_production(temporal: Workfl
     async with working(temporal.client, world) as queue:
         handle = await begin(temporal.client, queue, world, "VerticalScaling")
         with pytest.raises(WorkflowFailureError):
-            await asyncio.wait_for(handle.result(), 60)
+            await asyncio.wait_for(handle.result(), 180)
     assert world.settings == {"production": FIRST, "staging": FIRST}
     assert "production 1024 MB" not in world.order
 

@@ -36,7 +36,7 @@ def dead(version: str) -> float:
 
 
 async def finished(handle: Any) -> RunbookResult:
-    return RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 60))
+    return RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 180))
 
 
 async def approved(client: Client, queue: str, **inp: Any) -> Any:
@@ -192,7 +192,7 @@ async def test_abort_and_cancel_give_traffic_back(client: Client, how: str) -> N
         assert world.reserved == 0
         await (handle.cancel() if how == "cancel" else handle.signal("abort", {"by": "bob"}))
         with pytest.raises(WorkflowFailureError):
-            await asyncio.wait_for(handle.result(), 30)
+            await asyncio.wait_for(handle.result(), 180)
         watchdog = await watchdog_of(client, handle)
         assert watchdog
         await finished(watchdog)
@@ -217,7 +217,7 @@ async def test_aborted_or_cancelled_at_any_boundary_traffic_comes_back(client: C
             world.answer = lambda: client.get_workflow_handle(run).signal("approve", {"by": "bob"})
             handle = await begin(client, queue, run, **QUICK, ladder=[2])
             with contextlib.suppress(WorkflowFailureError):  # stopped when all was done, it is simply done
-                await asyncio.wait_for(handle.result(), 90)
+                await asyncio.wait_for(handle.result(), 180)
             assert world.reserved is None, ended
         return ended[0] if ended else None
 

@@ -202,7 +202,7 @@ async def test_a_signal_from_the_ui_is_answered_on_the_timeline_and_a_signed_upd
             await handle.execute_update("decide", {"decision": "approve", "by": "bob"})
         assert "signed decisions only" in str(refused.value.cause)
         await handle.execute_update("decide", await sign(handle, "bob"))
-        result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 20))
+        result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 180))
         assert result.outcome is Outcome.COMPLETED
         assert result.approvals[0].key
         assert "signed, key" in there.reports[0]["html"]
@@ -235,7 +235,7 @@ async def test_keys_are_those_of_the_moment_when_the_gate_opens_and_is_asked_aga
             await handle.execute_update("decide", payload)
         assert "no key is registered for bob; one is for: cid" in str(refused.value.cause)
         await handle.execute_update("decide", await sign(handle, "cid"))
-        await asyncio.wait_for(handle.result(), 20)
+        await asyncio.wait_for(handle.result(), 180)
 
 
 async def test_a_gate_that_nobody_can_sign_says_so_at_once(client: Client) -> None:
@@ -255,6 +255,6 @@ async def test_nobody_can_start_a_run_as_if_it_went_on_from_another(client: Clie
         forged = {"carried": {"input": {}, "state": state, "stage": {}, "cursor": {"lap": 0}}}
         other = await client.start_workflow("Probe", forged, id=f"forged{handle.id[5:]}", task_queue=queue)
         with pytest.raises(WorkflowFailureError) as refused:
-            await asyncio.wait_for(other.result(), 20)
+            await asyncio.wait_for(other.result(), 180)
         assert getattr(refused.value.cause, "type", None) == "BadInput"
         await handle.terminate()

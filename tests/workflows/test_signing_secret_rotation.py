@@ -25,7 +25,7 @@ NAME = "SigningSecretRotation"
 
 
 async def finished(handle: Any) -> RunbookResult:
-    return RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 60))
+    return RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 180))
 
 
 def text(state: RunState) -> str:

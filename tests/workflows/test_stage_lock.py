@@ -44,9 +44,9 @@ async def test_others_queue_visibly_and_go_in_order(client: Client) -> None:
         for handle in (first, urgent, second, third):
             await until(handle, at_gate)
             await handle.signal("approve", {"by": "bob"})
-            await asyncio.wait_for(handle.result(), 20)
+            await asyncio.wait_for(handle.result(), 180)
         assert world.done == ["dial=2", "lamp=2", "dial=5", "lamp=5", "dial=3", "lamp=3", "dial=4", "lamp=4"]
-        await asyncio.wait_for(client.get_workflow_handle(lock_id(stage)).result(), 10)  # nobody left: it ends
+        await asyncio.wait_for(client.get_workflow_handle(lock_id(stage)).result(), 180)  # nobody left: it ends
 
 
 async def test_leaving_the_queue_and_dying_in_it(client: Client) -> None:
@@ -87,5 +87,5 @@ async def test_a_dry_run_takes_no_lock(client: Client) -> None:
         first = await begin(client, queue, stage=stage)
         await until(first, at_gate)
         dry = await begin(client, queue, stage=stage, dry_run=True)
-        await asyncio.wait_for(dry.result(), 10)
+        await asyncio.wait_for(dry.result(), 180)
         await first.terminate()

@@ -66,7 +66,7 @@ async def test_a_query_of_a_fresh_worker_does_not_turn_back_the_clock(client: Cl
         await asyncio.sleep(0.002 * (number % 10))  # of the ways to meet, one each
         gates[handle.id].set()
         await asyncio.gather(*queries)
-        return await asyncio.wait_for(handle.result(), 60)
+        return await asyncio.wait_for(handle.result(), 180)
 
     def worker() -> Worker:
         return Worker(client, task_queue=name, workflows=[Hurried])
@@ -77,7 +77,7 @@ async def test_a_query_of_a_fresh_worker_does_not_turn_back_the_clock(client: Cl
                 await client.start_workflow(Hurried.run, f"{name}-steps", id=run, task_queue=name) for run in gates
             ]
             for _ in handles:
-                await asyncio.wait_for(begun.acquire(), 60)
+                await asyncio.wait_for(begun.acquire(), 180)
         await asyncio.sleep(0.6)  # past every deadline
         async with worker():
             ends = await asyncio.gather(*(raced(handle, number) for number, handle in enumerate(handles)))

@@ -27,7 +27,7 @@ def scenario(name: str, **more: Any) -> Readings:
 
 
 async def finished(handle: Any) -> RunbookResult:
-    return RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 60))
+    return RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 180))
 
 
 CURED = {

@@ -65,7 +65,7 @@ async def done(client: Client, how: str) -> WorkflowHandle[Any, str]:
     async with Worker(client, task_queue=queue, workflows=[Moment], max_cached_workflows=0):
         handle = await client.start_workflow(Moment.run, how, id=queue, task_queue=queue)
         await handle.signal(Moment.begin)
-        await asyncio.wait_for(handle.result(), 60)
+        await asyncio.wait_for(handle.result(), 180)
     return handle
 
 
