@@ -7,13 +7,14 @@ a few seconds, so that Temporal owns the retries and a step never hangs inside a
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import httpx
 from botocore.config import Config
 
 from activities import calls
+from activities.errors import passing
 from activities.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ OWN_NAME = "operational-runbooks"
 """What this project calls itself to the services it asks: its own calls are told from those of clients."""
 
 _CONFIG = Config(connect_timeout=3, read_timeout=20, retries={"max_attempts": 1, "mode": "standard"})
+
+
+def _from_s3(parsed: dict[str, Any], **_: Any) -> None:
+    """S3 tells the ETag of whatever it takes or gives. Without one, a page of some proxy would pass for an object."""
+    if parsed["ResponseMetadata"]["HTTPStatusCode"] < 300 and "ETag" not in parsed:
+        raise passing("what answered is not S3, perhaps a proxy on the way. It is tried again", type="NotS3")
 
 
 class Aws:
@@ -67,7 +74,10 @@ class Aws:
 
     @cached_property
     def s3(self) -> S3Client:
-        return self._session.client("s3", endpoint_url=self.endpoint_url, config=_CONFIG)
+        made = self._session.client("s3", endpoint_url=self.endpoint_url, config=_CONFIG)
+        for operation in ("GetObject", "PutObject", "UploadPart"):
+            made.meta.events.register(f"after-call.s3.{operation}", _from_s3)
+        return made
 
     @cached_property
     def secretsmanager(self) -> SecretsManagerClient:
