@@ -36,10 +36,11 @@ OWN_NAME = "operational-runbooks"
 _CONFIG = Config(connect_timeout=3, read_timeout=20, retries={"max_attempts": 1, "mode": "standard"})
 
 
-def _from_s3(parsed: dict[str, Any], **_: Any) -> None:
-    """S3 tells the ETag of whatever it takes or gives. Without one, a page of some proxy would pass for an object."""
-    if parsed["ResponseMetadata"]["HTTPStatusCode"] < 300 and "ETag" not in parsed:
-        raise passing("what answered is not S3, perhaps a proxy on the way. It is tried again", type="NotS3")
+def _by_aws(parsed: dict[str, Any], **_: Any) -> None:
+    """AWS gives every answer an id. Without it a page of some proxy would pass for an object, or for a change made."""
+    answer = parsed["ResponseMetadata"]
+    if answer["HTTPStatusCode"] < 300 and "RequestId" not in answer:
+        raise passing("what answered is not AWS, perhaps a proxy on the way. It is tried again", type="NotAws")
 
 
 class Aws:
@@ -49,6 +50,7 @@ class Aws:
         self.region = settings.aws.region
         self.endpoint_url = settings.aws.endpoint_url
         self._session = boto3.Session(region_name=self.region)
+        self._session.events.register("after-call", _by_aws)
         if listening := calls.recorder():
             listening.watch_aws(self._session)
 
@@ -74,10 +76,7 @@ class Aws:
 
     @cached_property
     def s3(self) -> S3Client:
-        made = self._session.client("s3", endpoint_url=self.endpoint_url, config=_CONFIG)
-        for operation in ("GetObject", "PutObject", "UploadPart"):
-            made.meta.events.register(f"after-call.s3.{operation}", _from_s3)
-        return made
+        return self._session.client("s3", endpoint_url=self.endpoint_url, config=_CONFIG)
 
     @cached_property
     def secretsmanager(self) -> SecretsManagerClient:

@@ -13,7 +13,6 @@ from activities.records import Records, ledger_key
 from activities.releases import LedgerEntry, ReleaseFacts
 from activities.settings import RecordsStore, Settings
 from tests.activities.site import Site
-from tests.chaos.faults import Proxy, Ways
 
 START = datetime(2026, 1, 20, 12, tzinfo=UTC)
 
@@ -76,19 +75,3 @@ def test_a_missing_bucket_names_the_setting(aws: Aws, settings: Settings) -> Non
     assert caught.value.non_retryable
     with pytest.raises(ApplicationError, match=r"records\.bucket"):
         list(records.keys("ledger/"))
-
-
-def test_what_a_proxy_answers_is_neither_stored_nor_an_object(aws: Aws, settings: Settings) -> None:
-    """A page with status 200: nothing of it says that S3 was never asked."""
-    location = Records(aws.s3, settings).store("a/asked.txt", b"content", "text/plain")
-    assert settings.aws.endpoint_url is not None
-    proxy = Proxy(settings.aws.endpoint_url, Ways("garbage"))
-    behind = settings.model_copy(update={"aws": settings.aws.model_copy(update={"endpoint_url": proxy.url})})
-    records = Records(Aws(behind).s3, behind)
-    try:
-        for ask in (lambda: records.fetch(location), lambda: records.store("a/told.txt", b"x", "text/plain")):
-            with pytest.raises(ApplicationError, match="not S3") as raised:
-                ask()
-            assert not raised.value.non_retryable
-    finally:
-        proxy.close()
