@@ -6,13 +6,14 @@ So a range never spans two kinds, and its open ends are bounded by the kind itse
 
 from __future__ import annotations
 
-import datetime
-import uuid
-from collections.abc import Iterable
+import struct
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import bson
-from bson import Binary, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Timestamp
+from bson.codec_options import CodecOptions
+from temporalio.exceptions import ApplicationError
 
 from activities.batch_models import IdRange
 from activities.errors import lasting
@@ -24,29 +25,69 @@ MOST_CUTS = 2000
 MOST_BYTES = 400_000
 """Size of a plan that a history takes without harm; bigger ``_id`` values are cut less finely."""
 
-_KINDS: tuple[tuple[tuple[type, ...], str], ...] = (
-    ((bool,), "bool"),
-    ((int, float, Int64, Decimal128), "number"),
-    ((str,), "string"),
-    ((ObjectId,), "objectId"),
-    ((Binary, bytes, uuid.UUID), "binData"),
-    ((datetime.datetime, bson.datetime_ms.DatetimeMS), "date"),
-    ((Timestamp,), "timestamp"),
-    ((type(None),), "null"),
-    ((MinKey,), "minKey"),
-    ((MaxKey,), "maxKey"),
-    ((dict, DBRef), "object"),
-)
+_KINDS = {
+    0x08: "bool",
+    **dict.fromkeys((0x01, 0x10, 0x12, 0x13), "number"),  # double, int, long, decimal
+    0x02: "string",
+    0x07: "objectId",
+    0x05: "binData",
+    0x09: "date",
+    0x11: "timestamp",
+    0x0A: "null",
+    0xFF: "minKey",
+    0x7F: "maxKey",
+    0x03: "object",
+}
+"""The kind that a value is compared within, by the name that ``$type`` knows; by its type's byte in BSON."""
+
+_LENGTH, _TYPE = struct.Struct("<i"), 4
+"""A document in BSON begins with its length, and then comes the type of its first field."""
 
 
-def kind_of(value: Any) -> str:
-    """The kind that this value is compared within, by the name that ``$type`` knows."""
-    for types, kind in _KINDS:
-        if isinstance(value, types):
-            return kind
-    raise lasting(
-        f"an _id of type {type(value).__name__} cannot be cut into ranges. Update these documents by hand",
-        type="StrangeId",
+def documents_in(answer: bytes) -> Iterator[bytes]:
+    """The documents of a raw answer, each still in BSON: of thousands, only those at a boundary are decoded."""
+    begin = 0
+    while begin < len(answer):
+        end = begin + _LENGTH.unpack_from(answer, begin)[0]
+        yield answer[begin:end]
+        begin = end
+
+
+def id_of(document: bytes, options: CodecOptions[Any]) -> Any:
+    """The ``_id`` of a document in BSON."""
+    return bson.decode(document, options)["_id"]
+
+
+def kind_of(document: bytes) -> str:
+    """The kind of ``_id`` of a document in BSON that begins with it, as one that was read by ``_id`` alone."""
+    try:
+        return _KINDS[document[_TYPE]]
+    except KeyError:
+        raise _strange(f"BSON type {document[_TYPE]}") from None
+
+
+def _strange(kind: str) -> ApplicationError:
+    return lasting(f"an _id of {kind} cannot be cut into ranges. Update these documents by hand", type="StrangeId")
+
+
+BY_TYPE: dict[str, Any] = {"$group": {"_id": {"$type": "$_id"}, "documents": {"$sum": 1}}}
+"""Aggregation stage: how many documents have an ``_id`` of each type."""
+
+_NUMBERS = ("int", "long", "double", "decimal")
+
+
+def whole_kinds(counted: Mapping[str, int], size: int, first_number: int = 0) -> tuple[IdRange, ...] | None:
+    """A range for each kind, of documents counted by type; None when one of them has more than ``size``."""
+    kinds: Counter[str] = Counter()
+    for name, documents in counted.items():
+        kinds["number" if name in _NUMBERS else name] += documents
+    if strange := kinds.keys() - set(_KINDS.values()):
+        raise _strange(f"type {min(strange)}")
+    if max(kinds.values(), default=0) > size:
+        return None
+    return tuple(
+        IdRange(number=number, kind=kind, documents=documents)
+        for number, (kind, documents) in enumerate(sorted(kinds.items()), first_number)
     )
 
 
@@ -71,26 +112,27 @@ def bounds(stretch: IdRange) -> tuple[Any, Any]:
 
 
 class Cutter:
-    """Takes ``_id`` values in their order and cuts them into ranges, with flat memory and in one pass."""
+    """Takes documents of ``_id`` alone in its order and cuts them into ranges, with flat memory and in one pass."""
 
-    def __init__(self, stride: int = 100) -> None:
+    def __init__(self, options: CodecOptions[Any], stride: int = 100) -> None:
+        self._options = options
         self._stride = stride
         self._cuts: list[tuple[str, Any, int]] = []  # last _id of a stretch, and how many documents it has
         self._kind = ""
-        self._last: Any = None
+        self._last = b""
         self._pending = 0
         self.documents = 0
 
-    def take(self, value: Any) -> None:
-        kind = kind_of(value)
+    def take(self, document: bytes) -> None:
+        kind = kind_of(document)
         if self._pending and (kind != self._kind or self._pending >= self._stride):
             self._cut()
-        self._kind, self._last = kind, value
+        self._kind, self._last = kind, document
         self._pending += 1
         self.documents += 1
 
     def _cut(self) -> None:
-        self._cuts.append((self._kind, self._last, self._pending))
+        self._cuts.append((self._kind, id_of(self._last, self._options), self._pending))
         self._pending = 0
         if len(self._cuts) > MOST_CUTS:
             self._stride *= 2

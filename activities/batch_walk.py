@@ -10,16 +10,15 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pymongo
 import pymongo.errors
-from bson.raw_bson import RawBSONDocument
 
-from activities.batch_journal import touched, update_with_journal
+from activities.batch_journal import Document, Documents, touched, update_with_journal
 from activities.batch_models import IdRange, RangeOrder
 from activities.batch_pacing import Pacer
-from activities.batch_ranges import bounds, selector, within
+from activities.batch_ranges import bounds, documents_in, id_of, selector, within
 from activities.errors import passing
 from activities.mongo_clients import Db
 from activities.update_rules import decode, encode, touched_fields
@@ -43,6 +42,12 @@ LEAST_PATIENCE = 10.0
 """Seconds that a batch may take at least, whatever its target, before it counts as timed out."""
 
 
+def answers(collection: Documents, query: Document, fields: Any, size: int) -> Iterator[bytes]:
+    """The server's answers of ``size`` documents, in the order of ``_id`` and still in BSON."""
+    with collection.find_raw_batches(query, fields, sort=BY_ID, hint=BY_ID, batch_size=size) as found:
+        yield from cast("Iterator[bytes]", found)  # annotated as documents
+
+
 class RangeWalk:
     """Where an attempt is in its range. ``cursor`` is what the next attempt needs to go on."""
 
@@ -57,8 +62,8 @@ class RangeWalk:
             self._after = decode(earlier["after"])
         self._pacer = Pacer(order.sizes, earlier.get("size"))
         self._patience = max(LEAST_PATIENCE, order.sizes.target_ms / 1000 * 10)
-        self._ahead: deque[tuple[Any, int]] = deque()
-        self._source: Iterator[tuple[Any, int]] | None = None
+        self._ahead: deque[bytes] = deque()
+        self._source: Iterator[bytes] | None = None
         self._read_at = 0.0
         self.walked = int(earlier.get("walked", 0))
         self.updated = int(earlier.get("updated", 0))
@@ -146,38 +151,32 @@ class RangeWalk:
             size, most_bytes = min(size, JOURNAL_DOCUMENTS), JOURNAL_BYTES
         self._read_ahead(size + 1)
         documents, weight = 0, 0
-        for _, length in self._ahead:
-            if documents == size or (documents and weight + length > most_bytes):
+        for document in self._ahead:
+            if documents == size or (documents and weight + len(document) > most_bytes):
                 break
-            documents, weight = documents + 1, weight + length
+            documents, weight = documents + 1, weight + len(document)
         last = documents == len(self._ahead)
-        boundary = self._upto if last else self._ahead[documents - 1][0]
+        boundary = self._upto if last else self._id(self._ahead[documents - 1])
         return documents, boundary, last
 
     def _read_ahead(self, count: int) -> None:
-        """Have that many ids ahead, or all that are left."""
+        """Have that many documents ahead, or all that are left."""
         if time.monotonic() - self._read_at > IDLE_CURSOR:
             self._source = None
         while len(self._ahead) < count:
             if self._source is None:
-                self._source = self._open(self._ahead[-1][0] if self._ahead else self._after)
-            found = next(self._source, None)
-            if found is None:
+                self._source = self._open(self._id(self._ahead[-1]) if self._ahead else self._after)
+            answer = next(self._source, None)
+            if answer is None:
                 break
-            self._ahead.append(found)
+            self._ahead.extend(documents_in(answer))
         self._read_at = time.monotonic()
 
-    def _open(self, after: Any) -> Iterator[tuple[Any, int]]:
-        """Ids in their order, each with the bytes that a journal would keep of its document."""
-        condition = selector(self._order.range.kind, after, self._upto)
-        query = within(condition, self._query)
-        if self._journal is None:
-            with self._collection.find(query, BY_ID, sort=BY_ID, hint=BY_ID, batch_size=READ_AHEAD) as cursor:
-                for document in cursor:
-                    yield document["_id"], 0
-            return
-        options = self._collection.codec_options.with_options(document_class=RawBSONDocument)
-        raw = self._collection.with_options(codec_options=options)
-        with raw.find(query, touched(self._fields), sort=BY_ID, hint=BY_ID, batch_size=JOURNAL_DOCUMENTS) as found:
-            for entry in found:
-                yield entry["_id"], len(entry.raw)
+    def _open(self, after: Any) -> Iterator[bytes]:
+        """Answers with the ids in their order; with a journal, each with what would be kept of its document."""
+        query = within(selector(self._order.range.kind, after, self._upto), self._query)
+        fields, size = (BY_ID, READ_AHEAD) if self._journal is None else (touched(self._fields), JOURNAL_DOCUMENTS)
+        return answers(self._collection, query, fields, size)
+
+    def _id(self, document: bytes) -> Any:
+        return id_of(document, self._collection.codec_options)

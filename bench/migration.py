@@ -35,7 +35,7 @@ from sandbox import mongodb
 from workflows.batch_driver import RANGE_DOCUMENTS
 from workflows.model import RunbookResult, RunState
 
-SIZES = {50_000: 5, 200_000: 3}
+SIZES = {50_000: 7, 200_000: 3}
 """Documents, and how often the two that are compared are measured."""
 
 COMPARED = ("keyset script", "BatchedUpdate")
@@ -195,6 +195,11 @@ class Bench:
         """Documents a second, the median of all rounds."""
         return statistics.median((count - taken.left) / taken.seconds for taken in self.taken[name, count])
 
+    def ratio(self, count: int) -> float:
+        """Of the two that are compared, the median of all rounds: both of a round meet the machine in the same mood."""
+        script, ours = (self.taken[name, count] for name in COMPARED)
+        return statistics.median(one.seconds / other.seconds for one, other in zip(script, ours, strict=True))
+
 
 async def measure() -> Bench:
     with database() as uri, pymongo.MongoClient[dict[str, Any]](uri) as mongo:
@@ -222,8 +227,7 @@ def show(bench: Bench) -> None:
             print(f"  {name:18}{count:>10,}{seconds:>9.1f}{bench.rate(name, count):>10,.0f}{taken[-1].left:>13,}{note}")
     small, large = SIZES
     for count in SIZES:
-        ratio = bench.rate("BatchedUpdate", count) / bench.rate("keyset script", count)
-        print(f"  BatchedUpdate to keyset script at {count:,}: {ratio:.2f}   (promised: at least 0.90)")
+        print(f"  BatchedUpdate to keyset script at {count:,}: {bench.ratio(count):.2f}   (promised: at least 0.90)")
     slower = ", ".join(f"{name} {bench.rate(name, small) / bench.rate(name, large):.2f} x" for name in COMPARED)
     print(f"  slower a document at four times the size: {slower}")
     _memory(bench.memory)

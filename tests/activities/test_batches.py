@@ -131,11 +131,19 @@ IDS: dict[str, list[Any]] = {
 IDS["mixed"] = [one for kind in ("objectid", "string", "number", "binary", "date", "object") for one in IDS[kind]]
 
 
+@pytest.mark.parametrize(
+    "wanted", [{"range_documents": 90, "at_least": 3}, {"range_documents": 90}, {"range_documents": 9000}], ids=str
+)
 @pytest.mark.parametrize("kind", IDS)
-async def test_every_kind_of_id_is_updated_exactly_once(batches: Batches, db: Db, kind: str) -> None:
+async def test_every_kind_of_id_is_updated_exactly_once(
+    batches: Batches, db: Db, kind: str, wanted: dict[str, int]
+) -> None:
     fill(db, IDS[kind])
     what = order(db)
-    ranges = plan(batches, what, range_documents=90, at_least=3)
+    ranges = plan(batches, what, **wanted, first_number=4)
+    assert [stretch.number for stretch in ranges] == list(range(4, 4 + len(ranges)))
+    if wanted["range_documents"] > len(IDS[kind]):
+        assert {(stretch.after, stretch.upto) for stretch in ranges} == {(None, None)}, "counted, and not cut"
     assert sum(stretch.documents for stretch in ranges) == len(IDS[kind])
     results = [await update(batches, range_order(what, stretch, 40)) for stretch in ranges]
     assert all(result.finished and result.ended == "finished" for result in results)
@@ -143,13 +151,14 @@ async def test_every_kind_of_id_is_updated_exactly_once(batches: Batches, db: Db
     assert db.items.count_documents(MIGRATE["$set"]) == len(IDS[kind])
 
 
+@pytest.mark.parametrize("at_least", [1, 4])
 @pytest.mark.parametrize("count", [0, 1])
-async def test_none_and_one(batches: Batches, db: Db, count: int) -> None:
+async def test_none_and_one(batches: Batches, db: Db, count: int, at_least: int) -> None:
     db.create_collection("items")
     fill(db, list(range(count)))
     check = ActivityEnvironment().run(batches.check, order(db))
     assert (check.documents, check.matching) == (count, count)
-    ranges = plan(batches, order(db), at_least=4)
+    ranges = plan(batches, order(db), at_least=at_least)
     assert len(ranges) == count
     assert [(await update(batches, range_order(order(db), r))).updated for r in ranges] == [1] * count
 

@@ -7,14 +7,16 @@ from typing import Any
 
 import bson
 import pytest
-from bson import Int64, ObjectId
+from bson import Binary, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
+from bson.codec_options import CodecOptions
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from temporalio.exceptions import ApplicationError
 
 from activities.batch_models import AbortLimits, BatchSizes, Load, LoadLimits
 from activities.batch_pacing import STRIKES, LoadJudge, Pacer
-from activities.batch_ranges import MOST_CUTS, Cutter, bounds, kind_of
+from activities.batch_ranges import MOST_CUTS, Cutter, bounds, documents_in, id_of, kind_of, whole_kinds
 from activities.update_rules import decode, encode, touched_fields
 from workflows.batch_control import Opening, Progress, opening
 from workflows.batched_update_model import BatchedUpdateInput, OpenWindow
@@ -137,22 +139,74 @@ IDS = st.one_of(
     st.dates().map(lambda d: datetime(d.year, d.month, d.day, tzinfo=UTC)),
 )
 ORDER = ["number", "string", "objectId", "date"]
+AS_READ: CodecOptions[Any] = CodecOptions(tz_aware=True)
+
+
+def read(one: Any) -> bytes:
+    """A document as the server sends it."""
+    return bson.encode({"_id": one})
 
 
 @given(
     st.lists(IDS, unique_by=lambda one: bson.encode({"v": one}), max_size=300), st.integers(1, 80), st.integers(1, 8)
 )
 def test_ranges_cover_each_id_exactly_once(ids: list[Any], size: int, at_least: int) -> None:
-    ids.sort(key=lambda one: (ORDER.index(kind_of(one)), one))
-    cutter = Cutter(stride=7)
+    ids.sort(key=lambda one: (ORDER.index(kind_of(read(one))), one))
+    cutter = Cutter(AS_READ, stride=7)
     for one in ids:
-        cutter.take(one)
+        cutter.take(read(one))
     ranges = cutter.ranges(size, at_least)
     assert sum(stretch.documents for stretch in ranges) == len(ids)
     for one in ids:
-        found = [r for r in ranges if r.kind == kind_of(one) and within(one, *bounds(r))]
+        found = [r for r in ranges if r.kind == kind_of(read(one)) and within(one, *bounds(r))]
         assert len(found) == 1, "in no range, or in two"
     assert [stretch.number for stretch in ranges] == list(range(len(ranges)))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (True, "bool"),
+        (1, "number"),
+        (Int64(1), "number"),
+        (1.5, "number"),
+        (Decimal128("1"), "number"),
+        ("a", "string"),
+        (ObjectId(), "objectId"),
+        (Binary(b"a", 4), "binData"),
+        (datetime(2024, 6, 1, tzinfo=UTC), "date"),
+        (Timestamp(1, 1), "timestamp"),
+        (None, "null"),
+        (MinKey(), "minKey"),
+        (MaxKey(), "maxKey"),
+        ({"a": 1}, "object"),
+    ],
+)
+def test_ids_are_of_the_kind_that_the_server_compares_them_within(value: Any, kind: str) -> None:
+    assert kind_of(read(value)) == kind
+    assert id_of(read(value), AS_READ) == value
+
+
+def test_an_id_of_a_type_that_no_range_can_be_of_is_refused() -> None:
+    with pytest.raises(ApplicationError, match=r"BSON type 11 .* by hand"):
+        kind_of(read(Regex("a")))
+
+
+def test_counted_kinds_need_no_cut_where_none_is_too_large() -> None:
+    counted = {"int": 3, "double": 4, "objectId": 5}
+    ranges = whole_kinds(counted, 7, first_number=2)
+    assert ranges is not None
+    assert [(one.number, one.kind, one.documents) for one in ranges] == [(2, "number", 7), (3, "objectId", 5)]
+    assert whole_kinds(counted, 6) is None
+    assert whole_kinds({}, 6) == ()
+    with pytest.raises(ApplicationError, match=r"of type regex .* by hand"):
+        whole_kinds(counted | {"regex": 1}, 7)
+
+
+@given(st.lists(IDS, max_size=20))
+def test_an_answer_is_taken_apart_into_its_documents(ids: list[Any]) -> None:
+    documents = [read(one) for one in ids]
+    assert list(documents_in(b"".join(documents))) == documents
 
 
 def within(one: Any, after: Any, upto: Any) -> bool:
@@ -160,9 +214,9 @@ def within(one: Any, after: Any, upto: Any) -> bool:
 
 
 def test_planning_keeps_memory_and_history_small() -> None:
-    cutter = Cutter()
+    cutter = Cutter(AS_READ)
     for number in range(1_000_000):
-        cutter.take(number)
+        cutter.take(read(number))
         assert len(cutter._cuts) <= MOST_CUTS
     ranges = cutter.ranges(100_000, 2)
     assert 10 <= len(ranges) <= 20
@@ -171,9 +225,9 @@ def test_planning_keeps_memory_and_history_small() -> None:
 
 
 def test_long_ids_are_cut_less_finely() -> None:
-    cutter = Cutter(stride=1)
+    cutter = Cutter(AS_READ, stride=1)
     for number in range(2000):
-        cutter.take(f"{number:06}" + "x" * 5000)
+        cutter.take(read(f"{number:06}" + "x" * 5000))
     ranges = cutter.ranges(10, 1)
     assert sum(len(stretch.model_dump_json()) for stretch in ranges) <= 400_000
     assert sum(stretch.documents for stretch in ranges) == 2000
