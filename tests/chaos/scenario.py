@@ -20,6 +20,8 @@ class Scenario:
     """What the run is for, looked up afterwards where it really is."""
     traffic: float = 0
     """Requests a second at production while it runs."""
+    measures: frozenset[str] = frozenset()
+    """Items of the checklist that time the API's answers: where its database dies, they are rightly left open."""
     beside: Callable[[Any], Awaitable[None]] | None = None
     """What people do beside answering gates, given the run's handle; repeated until it has worked."""
 

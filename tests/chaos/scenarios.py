@@ -10,7 +10,7 @@ import pymongo
 from sandbox import mongodb
 from sandbox.api import tokens
 from sandbox.state import Vault
-from tests.chaos.everyday import EVERYDAY
+from tests.chaos.everyday import EVERYDAY, UNDER_LOAD
 from tests.chaos.ground import Ground
 from tests.chaos.scenario import Scenario, at, live, mongodb_port
 
@@ -261,7 +261,7 @@ SCENARIOS = (
     Scenario("signing", "SigningSecretRotation", _signing, _signed),
     Scenario("credentials", "DatabaseCredentialRotation", _credentials, _users),
     Scenario("restart", "ServiceRestart", _restart, _let_in, traffic=8),
-    Scenario("pool", "ConnectionPoolScaling", _pool, _as_wanted),
+    Scenario("pool", "ConnectionPoolScaling", _pool, _as_wanted, measures=UNDER_LOAD),
     Scenario("incident", "Incident", _incident, live, traffic=8, beside=_closed),
     *EVERYDAY,
 )

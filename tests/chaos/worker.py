@@ -1,14 +1,18 @@
 """A worker that is killed, as by ``kill -9``, before, during or after each activity, and comes back at once.
 
 ``python -m tests.chaos.worker`` imports everything once and forks the real worker from that, so that a new one is there
-within a moment of the death of the last. What the server knows of a dead worker it knows from time-outs; they are
-shortened here, and nothing else is different from ``python -m worker``.
+within a moment of the death of the last. What the server knows of a dead worker it knows from time-outs. Here the next
+worker tells it that they have passed, for each attempt that the last one had in hand: with the very failure that the
+server would write some seconds or minutes later, and the same rules for what follows. Time-outs that nobody can
+report, and pauses between attempts, are shortened; nothing else is different from ``python -m worker``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
+import hashlib
 import json
 import os
 import re
@@ -16,13 +20,19 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 from botocore.config import Config
 from temporalio import activity
+from temporalio.api.enums.v1 import TimeoutType
+from temporalio.api.failure.v1 import Failure
+from temporalio.api.workflowservice.v1 import RespondActivityTaskFailedRequest
+from temporalio.client import Client
 from temporalio.common import RetryPolicy
+from temporalio.service import RPCError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
@@ -31,6 +41,7 @@ import worker.main
 from activities import clients
 from activities.settings import load_settings
 from workflows import policy
+from workflows.connection import connect
 
 PHASE, NOTES = "CHAOS_PHASE", "CHAOS_NOTES"
 """Environment: ``before``, ``during``, ``after`` or ``undisturbed``; and the folder that outlives the worker."""
@@ -56,7 +67,7 @@ class Notes:
 
     def begin(self, phase: str) -> None:
         """Before a run in this phase: it has not been killed anywhere."""
-        for old in self._folder.glob(f"{phase}-*"):
+        for old in (*self._folder.glob(f"{phase}-*"), *self._folder.glob("attempt-*")):
             old.unlink()
 
     def first(self, phase: str, name: str) -> bool:
@@ -76,6 +87,21 @@ class Notes:
 
     def kills(self, phase: str) -> int:
         return len(list(self._folder.glob(f"{phase}-*")))
+
+    def in_hand(self, token: bytes, time_out: str) -> Path:
+        """Note an attempt that this worker has begun: what it would time out by. To be removed when it is over."""
+        note = self._folder / f"attempt-{hashlib.sha256(token).hexdigest()}"
+        note.write_text(json.dumps([token.hex(), time_out]))
+        return note
+
+    def left_behind(self) -> Iterator[tuple[bytes, str]]:
+        """The attempts that died with the last worker, each once."""
+        for note in self._folder.glob("attempt-*"):
+            told = note.read_text()
+            note.unlink()
+            if told:  # else it died as it wrote this
+                token, time_out = json.loads(told)
+                yield bytes.fromhex(token), time_out
 
     def took(self, name: str, seconds: float) -> None:
         (self._folder / f"took-{_safe(name)}").write_text(json.dumps(seconds))
@@ -100,6 +126,13 @@ class Killer(Interceptor):
         class Inbound(ActivityInboundInterceptor):
             async def execute_activity(self, input: ExecuteActivityInput) -> Any:
                 info = activity.info()
+                held = notes.in_hand(info.task_token, "HEARTBEAT" if info.heartbeat_timeout else "START_TO_CLOSE")
+                try:
+                    return await self._struck(info, input)
+                finally:
+                    held.unlink(missing_ok=True)
+
+            async def _struck(self, info: activity.Info, input: ExecuteActivityInput) -> Any:
                 # Of a run below another one, the step; the run's own name is a new one each time.
                 name = f"{info.activity_id}-{info.activity_type}"
                 if phase == "before" and notes.first(phase, name):
@@ -119,6 +152,18 @@ class Killer(Interceptor):
                 return answer
 
         return Inbound(next)
+
+
+async def connect_and_tell(notes: Notes, *args: Any, **options: Any) -> Client:
+    """Connect, and report as timed out what the last worker had in hand."""
+    client = await connect(*args, **options)
+    for token, time_out in notes.left_behind():
+        failure = Failure(message=f"activity {time_out} timeout")
+        failure.timeout_failure_info.timeout_type = TimeoutType.Value(f"TIMEOUT_TYPE_{time_out}")
+        request = RespondActivityTaskFailedRequest(namespace=client.namespace, task_token=token, failure=failure)
+        with contextlib.suppress(RPCError):  # over in time, or given up with its run
+            await client.workflow_service.respond_activity_task_failed(request)
+    return client
 
 
 def shorten() -> None:
@@ -179,7 +224,9 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
-    killer = Killer(os.environ[PHASE], Notes(Path(os.environ[NOTES])))
+    notes = Notes(Path(os.environ[NOTES]))
+    killer = Killer(os.environ[PHASE], notes)
+    worker.main.connect = functools.partial(connect_and_tell, notes)
     shorten()
     warm()
     worker.main.Worker = functools.partial(  # type: ignore[misc]

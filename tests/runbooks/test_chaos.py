@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -70,8 +71,8 @@ def ending(
     return Ending(outcome, "", {"api": api}, list(left), found, {"live": state}, Counter(effects))
 
 
-def mark(disturbed: Ending, fault: str = "after") -> str:
-    return Row(ROLLBACK, fault, disturbed, ending(deployments=1, pages=1)).mark
+def mark(disturbed: Ending, fault: str = "after", scenario: Scenario = ROLLBACK) -> str:
+    return Row(scenario, fault, disturbed, ending(deployments=1, pages=1)).mark
 
 
 def test_what_is_made_twice_or_left_or_missing_is_no_good_end() -> None:
@@ -89,3 +90,7 @@ def test_what_is_made_twice_or_left_or_missing_is_no_good_end() -> None:
     assert mark(ending("failed", "broken", deployments=2)) == "✘"
     unconfirmed = ending(api=False, deployments=1, pages=1)
     assert (mark(unconfirmed), mark(unconfirmed, "mixed")) == ("✘", "≈"), "only where what it checks was failing"
+    assert mark(unconfirmed, "database dies") == "✘"
+    timed = dataclasses.replace(ROLLBACK, measures=frozenset({"api"}))
+    assert mark(unconfirmed, "database dies", timed) == "≈", "the API has no answer without its database"
+    assert mark(unconfirmed, "temporal dies", timed) == "✘"
