@@ -2,9 +2,9 @@
 
 ``python -m tests.chaos.worker`` imports everything once and forks the real worker from that, so that a new one is there
 within a moment of the death of the last. What the server knows of a dead worker it knows from time-outs. Here the next
-worker tells it that they have passed, for each attempt that the last one had in hand: with the very failure that the
-server would write some seconds or minutes later, and the same rules for what follows. Time-outs that nobody can
-report, and pauses between attempts, are shortened; nothing else is different from ``python -m worker``.
+worker tells it of each attempt that the last one had in hand, which fails then, and is tried again by the same rules
+as after a time-out. Where nobody can tell, time-outs are shortened, and so are pauses between attempts; nothing else is
+different from ``python -m worker``.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from typing import Any, cast
 
 from botocore.config import Config
 from temporalio import activity
-from temporalio.api.enums.v1 import TimeoutType
+from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.failure.v1 import Failure
-from temporalio.api.workflowservice.v1 import RespondActivityTaskFailedRequest
+from temporalio.api.workflowservice.v1 import ResetStickyTaskQueueRequest, RespondActivityTaskFailedRequest
 from temporalio.client import Client
 from temporalio.common import RetryPolicy
 from temporalio.service import RPCError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
+from temporalio.worker._worker import load_default_build_id
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 import worker.activities
@@ -88,20 +89,20 @@ class Notes:
     def kills(self, phase: str) -> int:
         return len(list(self._folder.glob(f"{phase}-*")))
 
-    def in_hand(self, token: bytes, time_out: str) -> Path:
-        """Note an attempt that this worker has begun: what it would time out by. To be removed when it is over."""
-        note = self._folder / f"attempt-{hashlib.sha256(token).hexdigest()}"
-        note.write_text(json.dumps([token.hex(), time_out]))
+    def in_hand(self, info: activity.Info) -> Path:
+        """Note an attempt that this worker has begun. To be removed when it is over."""
+        note = self._folder / f"attempt-{hashlib.sha256(info.task_token).hexdigest()}"
+        note.write_text(json.dumps([info.task_token.hex(), info.workflow_id, info.workflow_run_id]))
         return note
 
-    def left_behind(self) -> Iterator[tuple[bytes, str]]:
-        """The attempts that died with the last worker, each once."""
+    def left_behind(self) -> Iterator[tuple[bytes, WorkflowExecution]]:
+        """The attempts that died with the last worker, each once: its token, and the run that it is of."""
         for note in self._folder.glob("attempt-*"):
             told = note.read_text()
             note.unlink()
             if told:  # else it died as it wrote this
-                token, time_out = json.loads(told)
-                yield bytes.fromhex(token), time_out
+                token, workflow, run = json.loads(told)
+                yield bytes.fromhex(token), WorkflowExecution(workflow_id=workflow, run_id=run)
 
     def took(self, name: str, seconds: float) -> None:
         (self._folder / f"took-{_safe(name)}").write_text(json.dumps(seconds))
@@ -126,7 +127,7 @@ class Killer(Interceptor):
         class Inbound(ActivityInboundInterceptor):
             async def execute_activity(self, input: ExecuteActivityInput) -> Any:
                 info = activity.info()
-                held = notes.in_hand(info.task_token, "HEARTBEAT" if info.heartbeat_timeout else "START_TO_CLOSE")
+                held = notes.in_hand(info)
                 try:
                     return await self._struck(info, input)
                 finally:
@@ -155,14 +156,17 @@ class Killer(Interceptor):
 
 
 async def connect_and_tell(notes: Notes, *args: Any, **options: Any) -> Client:
-    """Connect, and report as timed out what the last worker had in hand."""
+    """Connect, and report as failed what the last worker had in hand; its runs are not kept for it any more."""
     client = await connect(*args, **options)
-    for token, time_out in notes.left_behind():
-        failure = Failure(message=f"activity {time_out} timeout")
-        failure.timeout_failure_info.timeout_type = TimeoutType.Value(f"TIMEOUT_TYPE_{time_out}")
-        request = RespondActivityTaskFailedRequest(namespace=client.namespace, task_token=token, failure=failure)
+    service, namespace = client.workflow_service, client.namespace
+    failure = Failure(message="its worker was killed")
+    failure.application_failure_info.type = "WorkerKilled"
+    for token, run in notes.left_behind():
         with contextlib.suppress(RPCError):  # over in time, or given up with its run
-            await client.workflow_service.respond_activity_task_failed(request)
+            await service.reset_sticky_task_queue(ResetStickyTaskQueueRequest(namespace=namespace, execution=run))
+            await service.respond_activity_task_failed(
+                RespondActivityTaskFailedRequest(namespace=namespace, task_token=token, failure=failure)
+            )
     return client
 
 
@@ -188,6 +192,7 @@ def warm() -> None:
         if isinstance(service, functools.cached_property):
             getattr(aws, name)  # seconds for all; none of them has a connection yet that a fork could share
     worker.activities.Aws = lambda _settings: aws  # type: ignore[assignment, misc]
+    load_default_build_id()
     # That every workflow can be loaded is checked once a worker: seconds that show nothing here.
     SandboxedWorkflowRunner.prepare_workflow = lambda *_: None  # type: ignore[method-assign]
 
