@@ -1,4 +1,4 @@
-"""All benchmarks, written to ``docs/benchmarks.md``: ``python -m bench``; or the named: ``python -m bench canary``."""
+"""All benchmarks, or the named, each written to its section of ``docs/benchmarks.md``: ``python -m bench canary``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from types import ModuleType
 
 from bench import canary, diagnosis, migration, overhead, sandbox, waiting, workers
-from bench.page import PAGE, Section, written
+from bench.page import PAGE, Section, with_section
 
 BENCHMARKS = (sandbox, overhead, waiting, canary, diagnosis, migration, workers)
 
@@ -36,10 +36,10 @@ def main(names: list[str]) -> int:
     if unknown := set(names) - set(known):
         print(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(known)}", file=sys.stderr)
         return 2
-    sections = [measured(one) for one, name in zip(BENCHMARKS, known, strict=True) if not names or name in names]
-    if not names:
-        PAGE.write_text(written(sections))
-        print(f"written to {PAGE.name}")
+    for one, name in zip(BENCHMARKS, known, strict=True):
+        if not names or name in names:
+            PAGE.write_text(with_section(PAGE.read_text(), measured(one), known))
+    print(f"written to {PAGE.name}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -9,8 +10,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import httpx
 import pytest
 import pytest_asyncio
+from httpx._config import create_ssl_context
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker._workflow import _WorkflowWorker
@@ -22,6 +25,9 @@ from workflows.plugin import RunbooksPlugin
 # The workflow sandbox loads a workflow's modules anew for every run: without bytecode, from their source.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Reading the certificates of all authorities takes longer than most requests here, none of which is encrypted.
+httpx._transports.default.create_ssl_context = functools.cache(create_ssl_context)
 
 # Temporal calls it a deadlock when a workflow takes two seconds to yield, which on a busy machine is nobody's fault.
 _WorkflowWorker._deadlock_timeout_seconds = property(lambda _: 30.0, lambda *_: None)  # type: ignore[assignment]

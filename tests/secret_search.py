@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +12,9 @@ from urllib.parse import quote, quote_plus
 _SHORTEST = 8
 _PART = 12
 """Characters at either end that count as the secret, too: whoever cuts it has printed half of it."""
+
+_YOUNG = 20
+"""Looks at a process, twenty a second, until it is taken for one that has settled."""
 
 
 def forms(secret: str) -> set[bytes]:
@@ -67,12 +71,13 @@ class CommandLines:
         return word.encode() in self.text()
 
     def _watch(self) -> None:
+        """A process gets its command line within moments of its start; later on it is looked at now and then."""
+        looks: dict[str, int] = {}
         while not self._stop.wait(0.05):
-            for process in Path("/proc").iterdir():
-                if not process.name.isdigit():
-                    continue
+            looks = {process: looks.get(process, -1) + 1 for process in os.listdir("/proc") if process.isdigit()}
+            for process in (one for one, before in looks.items() if before < _YOUNG or before % _YOUNG == 0):
                 try:
-                    line = (process / "cmdline").read_bytes()
+                    with open(f"/proc/{process}/cmdline", "rb") as line:
+                        self._seen.add(line.read())
                 except OSError:
                     continue
-                self._seen.add(line)

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 import typer
 
+from bench.page import PAGE, Section, with_section
 from starters.app import app
 
 ROOT = Path(__file__).parent.parent
@@ -108,3 +109,20 @@ def test_commands_in_documents_exist(page: Path) -> None:
             option = word.partition("=")[0]
             if re.fullmatch(r"--[a-z][a-z-]*", option) and name in known:
                 assert option in known[name], f"{page.name}: {name} has no option {option} ({line!r})"
+
+
+def sections(page: str) -> dict[str, str]:
+    _, *parts = re.split(r"^## ", page, flags=re.MULTILINE)
+    return {part.partition("\n")[0]: part for part in parts}
+
+
+def test_a_benchmark_made_anew_replaces_its_section_and_no_other() -> None:
+    before = sections(PAGE.read_text())
+    name = list(before)[1]
+    page = with_section(PAGE.read_text(), Section(name, "What it is.", "one 3 ms\n", 3.2), list(before))
+    after = sections(page)
+    assert list(after) == list(before)
+    assert {other for other in before if after[other] != before[other]} == {name}
+    assert "one 3 ms" in after[name]
+    assert f"`python -m bench {name}`: 3 s on 2" in after[name]
+    assert with_section(page, Section(name, "What it is.", "one 3 ms\n", 3.2), list(before)) == page

@@ -66,14 +66,16 @@ def page(rows: Sequence[Found]) -> str:
         "Written by `make chaos`. Every run has a sandbox with its stand-ins and is compared with an undisturbed one: "
         "how it ended, its checklist, what is really there afterwards, and what arrived at the receiving ends "
         "(deployments, published versions, tickets, pages, webhooks, archives, snapshots and restores of Atlas; not "
-        "chat or mail). Times by which a dead worker is noticed, and pauses between attempts, are shortened to "
-        "seconds; nothing else is. Of activities that differ by a number only, such as a watch's looks, six are "
-        "killed. A part of the runs can be made anew alone; each tells its commit.",
+        "chat or mail). The next worker tells Temporal what the killed one had in hand, which is noticed otherwise by "
+        "time-outs; these, and pauses between attempts, are shortened to seconds; nothing else is. Of activities that "
+        "differ by a number only, such as a watch's looks, six are killed. A part of the runs can be made anew alone; "
+        "each tells its commit.",
         "",
         "| | |",
         "| --- | --- |",
         "| = | the same end, nothing made twice |",
-        "| ≈ | the same, with items of the checklist left open that check what was failing |",
+        "| ≈ | the same, with items of the checklist left open that check what was failing: any of them where services "
+        "fail; where the database is killed, only those that time the API's answers |",
         "| ↩ | a clear failure; releases, traffic, capacity, secrets, users and indexes as before |",
         "| ✘ | none of these |",
         "",
