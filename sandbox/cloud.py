@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import time
 from collections.abc import Mapping
@@ -154,7 +155,7 @@ class Cloud:
                 text=True,
                 timeout=_DEPLOY_SECONDS,
                 check=False,
-                preexec_fn=guard.die_with_parent,
+                preexec_fn=guard.dies_with(os.getpid()),
             )
         except subprocess.TimeoutExpired:
             raise CloudError(f"sst deploy has not ended within {_DEPLOY_SECONDS:.0f} s") from None

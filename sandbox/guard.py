@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
@@ -40,7 +41,7 @@ def main(owner: int, command: list[str]) -> NoReturn:
     signal.signal(signal.SIGTERM, _on_stop)
     child: subprocess.Popen[bytes] | None = None
     try:
-        child = subprocess.Popen(command, preexec_fn=die_with_parent)
+        child = subprocess.Popen(command, preexec_fn=dies_with(os.getpid()))
         if owner:
             threading.Thread(target=_stop_after, args=(owner,), daemon=True).start()
         code = child.wait()
@@ -58,9 +59,15 @@ def main(owner: int, command: list[str]) -> NoReturn:
     raise AssertionError("a process cannot outlive SIGKILL")
 
 
-def die_with_parent() -> None:
-    """Run in a new child before its program: the kernel kills it as soon as the thread that started it is gone."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def dies_with(parent: int) -> Callable[[], None]:
+    """What a new child runs before its program: the kernel kills it as soon as the thread that started it is gone."""
+
+    def prepare() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it was gone before the kernel had been asked
+            os._exit(1)
+
+    return prepare
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

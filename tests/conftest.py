@@ -10,10 +10,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import httpx
 import pytest
 import pytest_asyncio
-from httpx._config import create_ssl_context
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker._workflow import _WorkflowWorker
@@ -25,9 +23,6 @@ from workflows.plugin import RunbooksPlugin
 # The workflow sandbox loads a workflow's modules anew for every run: without bytecode, from their source.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-
-# Reading the certificates of all authorities takes longer than most requests here, none of which is encrypted.
-httpx._transports.default.create_ssl_context = functools.cache(create_ssl_context)
 
 # Temporal calls it a deadlock when a workflow takes two seconds to yield, which on a busy machine is nobody's fault.
 _WorkflowWorker._deadlock_timeout_seconds = property(lambda _: 30.0, lambda *_: None)  # type: ignore[assignment]
@@ -43,6 +38,13 @@ DYNAMIC_CONFIG = {
     "system.forceSearchAttributesCacheRefreshOnRead": "true",
     "frontend.WorkflowPauseEnabled": "true",
 }
+
+
+def pytest_configure() -> None:
+    """Reading the certificates of all authorities takes longer than most requests here, none of which is encrypted."""
+    import httpx  # not above: workflows of the tests live beside what imports this file, and their sandbox loads it
+
+    httpx._transports.default.create_ssl_context = functools.cache(httpx._config.create_ssl_context)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

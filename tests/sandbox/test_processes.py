@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import ports, processes
+from sandbox import guard, ports, processes
 from sandbox.mongodb import cache_size
 from sandbox.processes import Identity
 
@@ -80,6 +80,11 @@ def test_the_end_of_the_guard_is_the_end_of_the_part(start: Callable[..., Identi
     until(command_runs(leader, 1))
     os.kill(leader.pid, signal.SIGKILL)
     until(lambda: not processes.session_members(leader))
+
+
+def test_a_part_whose_guard_is_gone_before_it_could_be_tied_to_it_does_not_begin() -> None:
+    assert subprocess.run(["true"], preexec_fn=guard.dies_with(os.getpid())).returncode == 0
+    assert subprocess.run(["true"], preexec_fn=guard.dies_with(1)).returncode == 1, "another is its parent now"
 
 
 def test_orphans_without_their_guard_are_found_and_stopped(start: Callable[..., Identity]) -> None:
