@@ -76,9 +76,10 @@ def _ready(ground: Ground) -> dict[str, Any]:
 
 
 def _provisioned(ground: Ground) -> dict[str, Any]:
-    kept = 2 if _kept_ready(ground) == 1 else 1
-    ground.before = {"wanted": str(kept)}
-    return {"stage": "staging", "executions": kept, "load": LOAD, "window": "PT10S", "reason": "cold starts"}
+    ground.house.deploy("staging", "good")  # with none kept ready, and with cold starts that can become fewer
+    assert _kept_ready(ground) == 0
+    ground.before = {"wanted": "1"}
+    return {"stage": "staging", "executions": 1, "load": LOAD, "window": "PT10S", "reason": "cold starts"}
 
 
 def _kept_ready(ground: Ground) -> int:

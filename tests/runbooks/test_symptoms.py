@@ -36,6 +36,7 @@ def place(house: House, worker: WorkerProcess, runs: Client) -> Iterator[Site]:
         yield site
 
 
+@pytest.mark.long
 async def test_a_bad_release_is_found_rolled_back_and_measured_well(place: Site) -> None:
     site, began = place, now()
     await without_errors(site, timedelta(seconds=20))

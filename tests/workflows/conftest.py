@@ -26,3 +26,9 @@ def _outside_of_the_sandbox(request: pytest.FixtureRequest) -> Iterator[None]:
         if request.module.__name__.rpartition(".")[2] not in _SANDBOXED:
             patched.setattr(SandboxedWorkflowRunner, "create_instance", _bare)
         yield
+
+
+@pytest.fixture
+def outside_of_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For one test: hundreds of runs that end in their first task, whose loading would be most of its time."""
+    monkeypatch.setattr(SandboxedWorkflowRunner, "create_instance", _bare)

@@ -178,6 +178,7 @@ async def test_no_update_or_query_wedges_a_run(client: Client, cls: type, sent: 
         sent(kind, len([name for name in names if name]) * len(POISON))
 
 
+@pytest.mark.usefixtures("outside_of_the_sandbox")
 @pytest.mark.parametrize("cls", EVERY, ids=lambda c: c.__name__)
 async def test_bad_input_fails_at_once(client: Client, cls: type, sent: Sent) -> None:
     queue = f"conformance-{uuid.uuid4()}"
