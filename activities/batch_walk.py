@@ -12,8 +12,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, cast
 
+import bson
 import pymongo
 import pymongo.errors
+from bson.raw_bson import RawBSONDocument
 
 from activities.batch_journal import Document, Documents, touched, update_with_journal
 from activities.batch_models import IdRange, RangeOrder
@@ -62,7 +64,7 @@ class RangeWalk:
             self._after = decode(earlier["after"])
         self._pacer = Pacer(order.sizes, earlier.get("size"))
         self._patience = max(LEAST_PATIENCE, order.sizes.target_ms / 1000 * 10)
-        self._ahead: deque[bytes] = deque()
+        self._ahead: deque[tuple[bytes, int]] = deque()
         self._source: Iterator[bytes] | None = None
         self._read_at = 0.0
         self.walked = int(earlier.get("walked", 0))
@@ -151,12 +153,12 @@ class RangeWalk:
             size, most_bytes = min(size, JOURNAL_DOCUMENTS), JOURNAL_BYTES
         self._read_ahead(size + 1)
         documents, weight = 0, 0
-        for document in self._ahead:
-            if documents == size or (documents and weight + len(document) > most_bytes):
+        for _, length in self._ahead:
+            if documents == size or (documents and weight + length > most_bytes):
                 break
-            documents, weight = documents + 1, weight + len(document)
+            documents, weight = documents + 1, weight + length
         last = documents == len(self._ahead)
-        boundary = self._upto if last else self._id(self._ahead[documents - 1])
+        boundary = self._upto if last else self._id_ahead(documents - 1)
         return documents, boundary, last
 
     def _read_ahead(self, count: int) -> None:
@@ -165,11 +167,11 @@ class RangeWalk:
             self._source = None
         while len(self._ahead) < count:
             if self._source is None:
-                self._source = self._open(self._id(self._ahead[-1]) if self._ahead else self._after)
+                self._source = self._open(self._id_ahead(-1) if self._ahead else self._after)
             answer = next(self._source, None)
             if answer is None:
                 break
-            self._ahead.extend(documents_in(answer))
+            self._ahead.extend(self._kept(document) for document in documents_in(answer))
         self._read_at = time.monotonic()
 
     def _open(self, after: Any) -> Iterator[bytes]:
@@ -178,5 +180,11 @@ class RangeWalk:
         fields, size = (BY_ID, READ_AHEAD) if self._journal is None else (touched(self._fields), JOURNAL_DOCUMENTS)
         return answers(self._collection, query, fields, size)
 
-    def _id(self, document: bytes) -> Any:
-        return id_of(document, self._collection.codec_options)
+    def _kept(self, document: bytes) -> tuple[bytes, int]:
+        """A document of the ``_id`` alone, and the bytes that a journal would keep."""
+        if self._journal is None:
+            return document, 0
+        return bson.encode({"_id": RawBSONDocument(document)["_id"]}), len(document)
+
+    def _id_ahead(self, index: int) -> Any:
+        return id_of(self._ahead[index][0], self._collection.codec_options)

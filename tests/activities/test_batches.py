@@ -176,6 +176,20 @@ async def test_documents_of_16_megabytes(batches: Batches, db: Db) -> None:
     assert db.items.count_documents({"schema": 2}) == 0, "nothing is updated without its entry"
 
 
+@pytest.mark.parametrize("field", ["pad", None], ids=["a field", "whole documents"])
+async def test_of_documents_ahead_a_journal_keeps_no_more_than_ids(batches: Batches, db: Db, field: str | None) -> None:
+    fill(db, [{"tenant": n} for n in range(20)], pad="x" * 500_000)
+    change = {"$set": {"pad": "y"}} if field else [{"$replaceWith": {"$mergeObjects": ["$$ROOT", {"pad": "y"}]}}]
+    what = order(db, update=change, journal="_runbook_journal_ahead")
+    (stretch,) = plan(batches, what)
+    walk = batches.walk(range_order(what, stretch), {})
+    walk._read_ahead(20)
+    assert [walk._id_ahead(n) for n in range(20)] == [{"tenant": n} for n in range(20)]
+    assert sum(len(kept) for kept, _ in walk._ahead) < 1000
+    assert sum(length for _, length in walk._ahead) > 20 * 500_000
+    walk.close()
+
+
 class Crash(Exception):
     pass
 
