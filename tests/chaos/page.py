@@ -75,7 +75,7 @@ def page(rows: Sequence[Found]) -> str:
         "| --- | --- |",
         "| = | the same end, nothing made twice |",
         "| ≈ | the same, with items of the checklist left open that check what was failing: any of them where services "
-        "fail; where the database is killed, only those that time the API's answers |",
+        "fail; where the database is killed, only those that time the API's answers or count its connections |",
         "| ↩ | a clear failure; releases, traffic, capacity, secrets, users and indexes as before |",
         "| ✘ | none of these |",
         "",

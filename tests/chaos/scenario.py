@@ -21,7 +21,9 @@ class Scenario:
     traffic: float = 0
     """Requests a second at production while it runs."""
     measures: frozenset[str] = frozenset()
-    """Items of the checklist that time the API's answers: where its database dies, they are rightly left open."""
+    """Items of the checklist that time the API's answers, or compare how many connections the database has: where that
+    dies in between, they are rightly left open.
+    """
     beside: Callable[[Any], Awaitable[None]] | None = None
     """What people do beside answering gates, given the run's handle; repeated until it has worked."""
 

@@ -31,6 +31,9 @@ def _broken(ground: Ground, **inp: Any) -> dict[str, Any]:
     return inp
 
 
+CONNECTED = frozenset({"database"})
+"""Of those that confirm that the database's connections are stable."""
+
 CANARY = {
     "ladder": [50, 100],
     "bake": "PT4S",
@@ -38,6 +41,15 @@ CANARY = {
     "patience": "PT1M",
     "limits": {"min_sample": 5},
 }
+
+
+def _by_alias(ground: Ground) -> dict[str, Any]:
+    return _broken(ground, strategy="alias")
+
+
+def _step_by_step(ground: Ground) -> dict[str, Any]:
+    return _broken(ground, **CANARY)
+
 
 # --- the database ---------------------------------------------------------------------------------------------------
 
@@ -247,12 +259,12 @@ async def _closed(handle: Any) -> None:
 
 
 SCENARIOS = (
-    Scenario("rollback", "QuickRollback", _broken, live, traffic=4),
-    Scenario("rollback-alias", "QuickRollback", lambda ground: _broken(ground, strategy="alias"), live, traffic=4),
-    Scenario("canary", "CanaryRollback", lambda ground: _broken(ground, **CANARY), live, traffic=8),
+    Scenario("rollback", "QuickRollback", _broken, live, traffic=4, measures=CONNECTED),
+    Scenario("rollback-alias", "QuickRollback", _by_alias, live, traffic=4, measures=CONNECTED),
+    Scenario("canary", "CanaryRollback", _step_by_step, live, traffic=8, measures=CONNECTED),
     Scenario("update", "BatchedUpdate", _update, _environments),
-    Scenario("migration", "DatabaseMigration", _migration, _environments),
-    Scenario("index", "DatabaseMigration", _unindexed, _indexes),
+    Scenario("migration", "DatabaseMigration", _migration, _environments, measures=CONNECTED),
+    Scenario("index", "DatabaseMigration", _unindexed, _indexes, measures=CONNECTED),
     Scenario("backup", "DatabaseBackup", _backup, _databases),
     Scenario("backup-check", "BackupCheck", _backed_up, _databases),
     Scenario("restore", "DatabaseRestore", _lost, _back),
