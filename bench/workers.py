@@ -10,8 +10,8 @@ import asyncio
 import tempfile
 from pathlib import Path
 
+from sandbox.ports import any_free
 from tests.worker.fleet import STAGES, killed_at_random
-from tests.worker.test_process import free_port
 
 RUNS, WORKERS, EVERY, SERVER_KILLS = 40, 4, 2.0, 3
 
@@ -21,7 +21,7 @@ def main() -> None:
         books = asyncio.run(
             killed_at_random(
                 Path(folder),
-                free_port(),
+                any_free(),
                 runs=RUNS,
                 workers=WORKERS,
                 every=EVERY,

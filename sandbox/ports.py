@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Collection
 from contextlib import ExitStack
@@ -10,6 +11,8 @@ from pathlib import Path
 HOST = "127.0.0.1"
 _LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
 _TRIES = 200
+_BEGIN = 10_000
+_CLIENTS = Path("/proc/sys/net/ipv4/ip_local_port_range")  # first and last of what Linux gives connections
 
 
 class PortTakenError(Exception):
@@ -70,9 +73,20 @@ def exactly(port: int, purpose: str, avoid: Collection[int], claims: Claims) -> 
 
 
 def any_free() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A free port that no client's connection is given.
+
+    One of those can be lost while its server is killed and starts again: to any client, and even to one that keeps
+    calling the dead server and so reaches itself.
+    """
+    try:
+        end = int(_CLIENTS.read_text().split()[0])
+    except OSError:  # other systems begin further up
+        end = 32768
+    if end <= _BEGIN:
+        end = 65536
+    while not free(port := random.randrange(_BEGIN, end)):
+        pass
+    return port
 
 
 def next_free(preferred: int, avoid: Collection[int], claims: Claims) -> int:

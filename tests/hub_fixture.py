@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ import httpx
 import pytest
 
 from sandbox.hub.server import Hub, HubServer
+from sandbox.ports import any_free
 from tests.running_hub import ATLAS_SECRET, WEBHOOK_TOKEN, RunningHub
 
 
@@ -37,9 +37,7 @@ def hub() -> Iterator[RunningHub]:
 def people_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Endpoint URL of an AWS emulator of this session."""
     home = tmp_path_factory.mktemp("aws")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = any_free()
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "ministack"],

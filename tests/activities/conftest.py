@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,22 +18,17 @@ import pytest
 from activities.clients import Aws
 from activities.settings import Aws as AwsSettings
 from activities.settings import RecordsStore, Settings
+from sandbox.ports import any_free
 from tests.activities.site import Site
 
 REGION = "us-east-1"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
 def embedded_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Endpoint URL of an embedded AWS, to which the environment of this process leads too."""
     home = tmp_path_factory.mktemp("embedded-aws")
-    port = free_port()
+    port = any_free()
     url = f"http://127.0.0.1:{port}"
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -101,7 +95,7 @@ def site(new_site: Callable[[], Site]) -> Site:
 @pytest.fixture(scope="session")
 def wire_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URI of a server that speaks MongoDB's wire protocol."""
-    port = free_port()
+    port = any_free()
     uri = f"mongodb://127.0.0.1:{port}/?directConnection=true"
     home = tmp_path_factory.mktemp("database")
     program = Path(sys.executable).with_name("secantusd-rs")

@@ -44,7 +44,7 @@ from activities.staged_secrets import StagedSecrets
 from sandbox import mongodb
 from sandbox.hub.cluster import Cluster
 from sandbox.hub.server import Hub, HubServer
-from tests.activities.conftest import free_port
+from sandbox.ports import any_free
 
 run = ActivityEnvironment().run
 ADMIN = "admin-pass"
@@ -54,7 +54,7 @@ SECRET = "atlas-secret"
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server that asks for a login; ``admin`` may do everything."""
-    home, port = tmp_path_factory.mktemp("users"), free_port()
+    home, port = tmp_path_factory.mktemp("users"), any_free()
     program = str(Path(sys.executable).with_name(mongodb.PROGRAM))
 
     def start(*, auth: bool) -> subprocess.Popen[bytes]:

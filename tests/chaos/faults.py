@@ -26,6 +26,7 @@ import httpx
 
 from sandbox import processes
 from sandbox.house import House, HouseError
+from sandbox.parts import PARTS
 from sandbox.state import State
 
 Mode = Literal["500", "throttled", "reset", "time-out", "slow", "garbage", "expired"]
@@ -217,10 +218,14 @@ class Kills:
         self._thread.join(60)
 
     def _run(self) -> None:
-        while self.count < self._most and not self._over.wait(self._chance.uniform(2, 9)):
+        pause = self._chance.uniform(0, 2)  # some runs take only seconds
+        while self.count < self._most and not self._over.wait(pause):
+            pause = self._chance.uniform(2, 9)
             self.count += 1
-            leader = (state := State.read(self._house.layout.state)) and state.parts[self._part]
-            assert leader is not None
+            state = State.read(self._house.layout.state)
+            assert state is not None
+            leader = state.parts[self._part]
+            same = {port: state.ports[port] for port in PARTS[self._part].ports}
             for pid in processes.session_members(leader):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -228,5 +233,5 @@ class Kills:
                 time.sleep(0.05)
             while True:
                 with contextlib.suppress(HouseError):  # a machine under load can be slow to start it
-                    self._house.up()
+                    self._house.up(ports=same)
                     break

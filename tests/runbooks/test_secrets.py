@@ -18,12 +18,12 @@ import pytest
 import pytest_asyncio
 from temporalio.service import RPCError
 
+from sandbox.ports import any_free
 from tests.patience import eventually
 from tests.runbooks.conftest import WorkerProcess
 from tests.runbooks.site import Site, finished
 from tests.runbooks.stores import Stores
 from tests.secret_search import found
-from tests.worker.test_process import free_port
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def test_a_secret_is_found_in_every_form(secret: str, before: str) -> None:
 @pytest_asyncio.fixture
 async def receiver(site: Site, worker: WorkerProcess, stores: Stores, tmp_path: Path) -> AsyncIterator[Receiver]:
     """A worker that also receives alerts."""
-    made = Receiver(f"127.0.0.1:{free_port()}", secrets.token_urlsafe(24))
+    made = Receiver(f"127.0.0.1:{any_free()}", secrets.token_urlsafe(24))
     stores.known["token of the receiver"] = made.token
     token = tmp_path / "token"
     token.write_text(made.token)

@@ -140,6 +140,14 @@ def test_the_owner_of_a_port_is_named() -> None:
     assert ports.owner(port) is None
 
 
+def test_a_port_that_a_server_can_die_on_and_start_again_is_not_one_of_those_that_clients_get() -> None:
+    with socket.socket() as client, socket.socket() as server:
+        server.bind((ports.HOST, 0))
+        server.listen()
+        client.connect(server.getsockname())
+        assert {ports.any_free() < client.getsockname()[1] for _ in range(20)} == {True}
+
+
 def test_a_port_that_one_start_has_chosen_is_not_chosen_by_another() -> None:
     free = ports.any_free()
     with ports.Claims() as one:

@@ -11,8 +11,8 @@ import pytest
 from temporalio.client import Client
 from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 
+from sandbox.ports import any_free
 from tests.patience import eventually
-from tests.worker.test_process import free_port
 from tests.workflows.probe import Probe, World, at_gate, begin, until, working
 from worker import observing
 from worker.observing import Gauges, Seen, figures, look
@@ -61,7 +61,7 @@ def test_a_gate_that_was_answered_falls_back_to_zero() -> None:
 
 async def test_a_real_run_is_seen_and_counted(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observing, "RUNBOOKS", (Probe,))
-    port, world = free_port(), World()
+    port, world = any_free(), World()
     telemetry = Runtime(
         telemetry=TelemetryConfig(
             metrics=PrometheusConfig(bind_address=f"127.0.0.1:{port}", counters_total_suffix=True)

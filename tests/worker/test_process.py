@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import uuid
@@ -16,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 from temporalio.client import Client
+
+from sandbox.ports import any_free
 
 SETTINGS = """
 [stages.test]
@@ -27,12 +28,6 @@ log_group = "g"
 gateway = { name = "a", stage = "test" }
 database = { uri = "env:NONE", name = "d" }
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def write(path: Path, text: str) -> Path:
@@ -114,7 +109,7 @@ async def test_it_refuses_a_namespace_without_the_search_attributes(client: Clie
 
 
 async def test_it_serves_metrics_and_ends_on_sigterm(client: Client, settings: Path) -> None:
-    port = free_port()
+    port = any_free()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

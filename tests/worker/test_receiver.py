@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +21,7 @@ from starlette.applications import Starlette
 from temporalio.client import Client
 
 from activities.settings import AlarmRule, Receiver, Settings
+from sandbox.ports import any_free
 from tests.hostile import VALUES, WORDS, Sent
 from tests.patience import soon
 from tests.workflows.incident_world import World, situation, working
@@ -208,9 +208,7 @@ async def test_what_arrives_while_temporal_is_away_is_kept_and_delivered_once(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "example")
     monkeypatch.setenv("RUNBOOKS_CONFIG", str(tmp_path / "none.toml"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = any_free()
     away = True
 
     async def reach() -> Client:
