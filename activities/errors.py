@@ -65,6 +65,10 @@ _TRANSIENT_MONGO = frozenset(
 """Host away, time-out, lock or write conflict, cursor or session gone, fail-over: the drivers' list of what passes."""
 
 
+RENEWAL = 15.0
+"""Seconds until a call is tried again for which a person has to renew credentials or mend a role meanwhile."""
+
+
 def passing(message: str, *, type: str = "Unavailable", retry_after: float | None = None) -> ApplicationError:
     """A fault that may pass by itself. ``retry_after`` is the service's own hint, in seconds."""
     delay = timedelta(seconds=retry_after) if retry_after else None
@@ -85,8 +89,8 @@ def from_aws(error: Exception, doing: str) -> ApplicationError:
         status = int(meta.get("HTTPStatusCode", 0))
         message = f"could not {doing}: AWS answered {code}: {text}"
         if code in _CREDENTIALS_AWS:
-            # Credentials are renewed and roles are mended while the run waits: worth coming back to, slowly.
-            return passing(f"{message}. Renew the worker's AWS credentials or mend its role", type=code, retry_after=15)
+            remedy = "Renew the worker's AWS credentials or mend its role"
+            return passing(f"{message}. {remedy}", type=code, retry_after=RENEWAL)
         if code in _TRANSIENT_AWS or status >= 500 or status == 429:
             hint = meta.get("HTTPHeaders", {}).get("retry-after")
             return passing(message, type=code, retry_after=float(hint) if hint and hint.isdigit() else None)
@@ -95,7 +99,7 @@ def from_aws(error: Exception, doing: str) -> ApplicationError:
         return passing(
             f"could not {doing}: the worker has no AWS credentials. Give it a role or AWS_PROFILE",
             type="NoCredentials",
-            retry_after=15,
+            retry_after=RENEWAL,
         )
     if isinstance(error, botocore.exceptions.ParamValidationError):
         return lasting(f"could not {doing}: {error}", type="BadRequest")

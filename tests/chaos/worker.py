@@ -39,7 +39,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 import worker.activities
 import worker.main
-from activities import clients
+from activities import clients, errors
 from activities.settings import load_settings
 from workflows import policy
 from workflows.connection import connect
@@ -182,6 +182,7 @@ def shorten() -> None:
             options["start_to_close_timeout"] = _DEAD
         retry = options.get("retry_policy") or RetryPolicy()
         options["retry_policy"] = RetryPolicy(**_RETRY, maximum_attempts=retry.maximum_attempts)  # type: ignore[arg-type]
+    errors.RENEWAL = 1.0
     clients._CONFIG = clients._CONFIG.merge(Config(connect_timeout=1, read_timeout=2))
 
 
