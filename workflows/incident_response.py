@@ -19,7 +19,7 @@ from workflows.diagnosis_model import Branch, Readings
 from workflows.incident_clocks import Event
 from workflows.incident_desk import Desk
 from workflows.incident_state import Call
-from workflows.incident_watch import HELPS_WITHIN, Turn, judge, still_unexplained, turn, unexplained
+from workflows.incident_watch import HELPS_WITHIN, Turn, judge, still_unexplained, turn, unexplained, unread
 from workflows.model import Kind, Phase, State
 from workflows.steps import describe
 
@@ -264,7 +264,9 @@ class Response(Desk):
                 await self._turned(what, verdict.text, rule.stable_for)
             elif unexplained(self.situation, verdict) and workflow.patched("explain what turned out bad"):  # noqa: SIM114
                 self.situation.latest = await self.look_again()
-            elif still_unexplained(self.situation, verdict) and workflow.patched("explain it at every eighth look"):
+            elif still_unexplained(self.situation, verdict) and workflow.patched("explain it at every eighth look"):  # noqa: SIM114
+                self.situation.latest = await self.look_again()
+            elif unread(self.situation, verdict) and workflow.patched("read again what could not be read"):
                 self.situation.latest = await self.look_again()
 
     async def _pulse(self) -> Pulse | None:

@@ -111,6 +111,15 @@ def still_unexplained(situation: Situation, verdict: Verdict) -> bool:
     return _nothing_explains(situation, verdict) and situation.bad_row % 8 == 0
 
 
+def unread(situation: Situation, verdict: Verdict) -> bool:
+    """Whether to diagnose anew though something explains it: no runbook is known to cure that, and a source that would
+    have told more could not be read. As often as what nothing explains.
+    """
+    row, found = situation.bad_row, situation.conclusion
+    due = row % 8 == 0 or (row >= BELIEVED and row & (row - 1) == 0)
+    return verdict.good is False and due and found is not None and bool(found.failed) and not found.options
+
+
 def _nothing_explains(situation: Situation, verdict: Verdict) -> bool:
     conclusion = situation.conclusion
     return verdict.good is False and (conclusion is None or conclusion.branch in (Branch.UNKNOWN, Branch.HEALTHY))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from workflows.diagnosis_model import Branch, Conclusion
+from workflows.diagnosis_model import Branch, Conclusion, Remedy
 from workflows.incident_state import Situation
-from workflows.incident_watch import Verdict, still_unexplained, unexplained
+from workflows.incident_watch import Verdict, still_unexplained, unexplained, unread
 
 
 def situation(bad_row: int, branch: Branch | None) -> Situation:
@@ -49,3 +49,28 @@ def test_what_nothing_explains_for_long_is_diagnosed_at_every_eighth_look(
     good: bool | None, bad_row: int, branch: Branch | None, expected: bool
 ) -> None:
     assert still_unexplained(situation(bad_row, branch), Verdict(good, "")) is expected
+
+
+CURE = Remedy(runbook="QuickRollback", input={}, why="the newest deployment")
+
+
+@pytest.mark.parametrize(
+    ("good", "bad_row", "failed", "options", "expected"),
+    [
+        (False, 1, ("logs: throttled",), (), False),
+        (False, 2, ("logs: throttled",), (), True),
+        (False, 3, ("logs: throttled",), (), False),
+        (False, 24, ("logs: throttled",), (), True),
+        (False, 2, (), (), False),
+        (False, 2, ("logs: throttled",), (CURE,), False),
+        (None, 2, ("logs: throttled",), (), False),
+        (True, 0, ("logs: throttled",), (), False),
+    ],
+)
+def test_what_is_explained_but_not_cured_is_diagnosed_anew_where_something_could_not_be_read(
+    good: bool | None, bad_row: int, failed: tuple[str, ...], options: tuple[Remedy, ...], expected: bool
+) -> None:
+    seen = situation(bad_row, Branch.ERRORS)
+    assert seen.conclusion is not None
+    seen.conclusion = seen.conclusion.model_copy(update={"failed": failed, "options": options})
+    assert unread(seen, Verdict(good, "")) is expected
