@@ -30,7 +30,7 @@ with workflow.unsafe.imports_passed_through():  # no part of the workflows here,
     from bench.overhead import STAGE
     from bench.server import environment
 
-GATES, AT_ONCE = 1000, 20
+GATES, AT_ONCE = 2000, 20
 """Runs of each kind, and how many people say yes at the same moment."""
 
 
