@@ -52,6 +52,7 @@ __all__ = ["Runbook", "RunbookSpec", "Stopped", "Undo"]
 
 I = TypeVar("I", bound=RunbookInput)  # noqa: E741
 R = TypeVar("R")
+_UNCHANGED = ". Nothing had been changed"
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ class Runbook(Queueing[I]):
         elif began:
             message += ". Everything that was begun has been undone"
         elif self.spec.changes:
-            message += ". Nothing had been changed"
+            message = f"{message.removesuffix(_UNCHANGED)}{_UNCHANGED}"  # a run within this one can have said it
         result = await self._close(outcome, message)
         if outcome is Outcome.CANCELLED and not self.state.left_undone:
             raise asyncio.CancelledError(message)

@@ -21,7 +21,7 @@ from tests.chaos.matrix import FAULTS, WHOLE, ground, rows
 from tests.chaos.page import PAGE, Found, keep, stamped
 from tests.chaos.scenarios import SCENARIOS
 
-LANES = 5
+LANES = 6
 """Sandboxes side by side on two cores. With more, heartbeats come late, and what is tried again costs more time."""
 
 

@@ -51,6 +51,7 @@ class ScalingWorld(World):
         self.alarms_at = {"slow-production": 3000.0, "slow-staging": 3000.0}
         self.utilisation: list[bool] = []
         self.loads: list[LoadOrder] = []
+        self.loadable = True
         self.drifts: list[Drift] = []
         self.order: list[str] = []
         self.merged: set[str] = set()
@@ -179,7 +180,7 @@ class ScalingWorld(World):
 
     @activity.defn(name="load.run")
     async def load(self, order: LoadOrder) -> LoadReport:
-        if order.stage.production and not order.production_allowed:
+        if not self.loadable or (order.stage.production and not order.production_allowed):
             raise ApplicationError("production is not loaded so", type="TargetRefused", non_retryable=True)
         self.loads.append(order)
         self.order.append(f"load {kind(order.stage.name)}")

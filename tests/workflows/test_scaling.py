@@ -74,6 +74,15 @@ async def test_a_service_that_is_not_healthy_with_it_goes_back(temporal: Workflo
     assert world.settings["staging"] == FIRST
 
 
+async def test_a_load_test_that_fails_before_the_change_says_once_that_nothing_was_changed(client: Client) -> None:
+    world = ScalingWorld()
+    world.loadable = False
+    async with working(client, world) as queue:
+        error = await failure(await begin(client, queue, world, "VerticalScaling", stage="staging"))
+    assert error.message.count("Nothing had been changed") == 1, error.message
+    assert world.settings["staging"] == FIRST
+
+
 async def test_a_temporary_change_really_ends(temporal: WorkflowEnvironment) -> None:
     world = ScalingWorld()
     async with working(temporal.client, world) as queue:
