@@ -3,19 +3,46 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from typing import NoReturn
+import threading
+from typing import TYPE_CHECKING, NoReturn
 
 from starters.app import run
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+_SOON = 0.1
+"""Seconds after which the interpreter is out of what threw a Ctrl-C away."""
 
 
 def main() -> NoReturn:
     """Run the command of this process's arguments and leave with its exit code."""
+    lose_no_interrupt()
     code = run(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
     # The SDK's native runtime can crash while the interpreter is taken down under it; all is said, so leave at once.
     os._exit(code)
+
+
+def lose_no_interrupt() -> None:
+    """Have a Ctrl-C heard that comes while Python runs a destructor or a callback of its own, as imports have many.
+
+    Nothing can be raised from these: the interpreter would report it as ignored, and the command would go on.
+    """
+    usual = sys.unraisablehook
+
+    def again(ignored: UnraisableHookArgs) -> None:
+        if not issubclass(ignored.exc_type, KeyboardInterrupt):
+            usual(ignored)
+            return
+        later = threading.Timer(_SOON, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+        later.daemon = True
+        later.start()
+
+    sys.unraisablehook = again
 
 
 if __name__ == "__main__":

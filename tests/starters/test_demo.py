@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +80,27 @@ def heard() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.usefixtures("heard")
+def test_an_interrupt_that_falls_into_a_destructor_is_heard() -> None:
+    program = """
+        import os, signal, time
+        from starters.__main__ import lose_no_interrupt
+
+        class Dying:
+            def __del__(self):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(60)
+
+        lose_no_interrupt()
+        Dying()
+        print("deaf so far", flush=True)
+        time.sleep(60)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=50)
+    assert done.stdout == "deaf so far\n"
+    assert done.returncode == -signal.SIGINT
+
+
 @pytest.mark.usefixtures("nothing_left", "heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_the_demo_cleans_up_when_it_is_interrupted(tmp_path: Path, number: signal.Signals) -> None:
@@ -89,7 +111,7 @@ def test_the_demo_cleans_up_when_it_is_interrupted(tmp_path: Path, number: signa
             break
     demo.send_signal(number)
     _out, err = demo.communicate(timeout=60)
-    assert demo.returncode == Code.INTERRUPTED
+    assert demo.returncode == Code.INTERRUPTED, err
     assert err.splitlines()[-1] == "runbooks: interrupted"
 
 
