@@ -102,8 +102,7 @@ def unexplained(situation: Situation, verdict: Verdict) -> bool:
     At the first look everything may have been away that could tell. Not at every look: after 2, 4, 8 and so on. A look
     that could not tell is not counted, so it decides nothing either.
     """
-    row = situation.bad_row
-    return _nothing_explains(situation, verdict) and row >= BELIEVED and row & (row - 1) == 0
+    return _nothing_explains(situation, verdict) and _doubled(situation.bad_row)
 
 
 def still_unexplained(situation: Situation, verdict: Verdict) -> bool:
@@ -116,8 +115,13 @@ def unread(situation: Situation, verdict: Verdict) -> bool:
     have told more could not be read. As often as what nothing explains.
     """
     row, found = situation.bad_row, situation.conclusion
-    due = row % 8 == 0 or (row >= BELIEVED and row & (row - 1) == 0)
+    due = _doubled(row) or row % 8 == 0
     return verdict.good is False and due and found is not None and bool(found.failed) and not found.options
+
+
+def _doubled(row: int) -> bool:
+    """Whether so many bad looks are believed, and twice as many as at the last time: 2, 4, 8 and so on."""
+    return row >= BELIEVED and row & (row - 1) == 0
 
 
 def _nothing_explains(situation: Situation, verdict: Verdict) -> bool:
