@@ -7,8 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import pymongo
-
+from activities import mongo_clients
 from activities.archive_dump import Client, check, dump
 from activities.archive_format import MANIFEST, CollectionEntry, Damaged, Manifest
 from activities.archive_load import compare, discard, drop_all, load, shown
@@ -247,8 +246,9 @@ class ArchiveBackups:
 
 def connect(resolver: SecretResolver, uri: SecretRef) -> Client:
     """A client for long reads and writes: no limit on the time of one answer, an index takes as long as it does."""
-    return pymongo.MongoClient[dict[str, Any]](
-        resolver.resolve(uri),
+    return mongo_clients.connect(
+        resolver,
+        uri,
         appname="operational-runbooks-backup",
         connectTimeoutMS=5000,
         serverSelectionTimeoutMS=10_000,

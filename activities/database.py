@@ -13,10 +13,9 @@ from temporalio import activity
 
 from activities.errors import classified
 from activities.evidence import Finding
+from activities.mongo_clients import Client, connect
 from activities.secret_refs import SecretResolver
 from activities.stage import SecretRef, Stage
-
-Client = pymongo.MongoClient[dict[str, Any]]
 
 _PINGS = 3
 _UNAUTHORIZED = 13
@@ -76,14 +75,7 @@ class Database:
             return _connection_counts(client.get_database("admin"))
 
     def _connect(self, uri: SecretRef) -> Client:
-        return pymongo.MongoClient(
-            self._resolver.resolve(uri),
-            appname="operational-runbooks",
-            connectTimeoutMS=3000,
-            serverSelectionTimeoutMS=5000,
-            socketTimeoutMS=10_000,
-            maxPoolSize=2,
-        )
+        return connect(self._resolver, uri, socketTimeoutMS=10_000, maxPoolSize=2)
 
     def _takes_more(self, stage: Stage) -> bool:
         """A server that takes one more connection is not full, whatever it says."""

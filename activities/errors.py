@@ -59,10 +59,13 @@ _CREDENTIALS_AWS = frozenset(
 
 
 _TRANSIENT_MONGO = frozenset(
-    {6, 7, 24, 43, 50, 63, 89, 91, 112, 133, 134, 150, 189, 202, 234, 237, 251, 262, 9001}
+    {6, 7, 24, 43, 50, 63, 89, 91, 112, 133, 134, 150, 189, 202, 234, 237, 251, 262, 462, 9001}
     | {10107, 11600, 11602, 13388, 13435, 13436}
 )
-"""Host away, time-out, lock or write conflict, cursor or session gone, fail-over: the drivers' list of what passes."""
+"""Host away, time-out, lock or write conflict, cursor or session gone, fail-over: the drivers' list of what passes;
+and more requests than the server lets in (since 8.2).
+"""
+_TRANSIENT_LABELS = ("RetryableWriteError", "TransientTransactionError", "SystemOverloadedError")
 
 
 RENEWAL = 15.0
@@ -128,14 +131,18 @@ def from_mongo(error: pymongo.errors.PyMongoError, doing: str) -> ApplicationErr
         if error.code in (18, 13):
             remedy = "wrong user or password" if error.code == 18 else "the user lacks a role"
             return lasting(f"{message}: {remedy}. Check the database secret", type=f"Mongo{error.code}")
-        labels = ("RetryableWriteError", "TransientTransactionError")
-        if error.code in _TRANSIENT_MONGO or any(error.has_error_label(label) for label in labels):
+        if error.code in _TRANSIENT_MONGO or any(map(error.has_error_label, _TRANSIENT_LABELS)):
             return passing(message, type=f"Mongo{error.code}")
         details = error.details if isinstance(error.details, dict) else {}
         first = next(iter(details.get("writeErrors") or []), details)  # a bulk write's own text says nothing
         detail = str(first.get("errmsg", ""))[:300]
         return lasting(f"{message}: {detail}", type=f"Mongo{error.code}")
-    return passing(f"could not {doing}: {type(error).__name__} (the database did not answer)", type="MongoUnreachable")
+    why = "the database did not answer"
+    if isinstance(error, pymongo.errors.ConfigurationError):  # also of a name server that is away
+        why = "its host is not found, or an option of its connection string is wrong"
+    elif isinstance(error, pymongo.errors.NotPrimaryError):
+        why = "the server is shutting down or has ceased to be the primary"
+    return passing(f"could not {doing}: {type(error).__name__} ({why})", type="MongoUnreachable")
 
 
 def classified(doing: str) -> Callable[[Callable[P, T]], Callable[P, T]]:

@@ -11,7 +11,7 @@ import pymongo
 import pymongo.errors
 from temporalio import activity
 
-from activities import index_rules
+from activities import index_rules, mongo_clients
 from activities.errors import classified
 from activities.migration_models import (
     Index,
@@ -30,7 +30,7 @@ from activities.stage import Stage
 from activities.update_rules import decode
 
 Document = dict[str, Any]
-Client = pymongo.MongoClient[Document]
+Client = mongo_clients.Client
 Base = pymongo.database.Database[Document]
 
 PAGE = 20
@@ -118,14 +118,7 @@ _PROBLEMS: dict[Kind, str] = {
 
 def connect(resolver: SecretResolver, stage: Stage) -> Client:
     """A client for calls that may take long: it gives up on a server that is not there, never on one that works."""
-    return pymongo.MongoClient(
-        resolver.resolve(stage.database.uri),
-        appname="operational-runbooks",
-        connectTimeoutMS=3000,
-        serverSelectionTimeoutMS=5000,
-        maxPoolSize=3,
-        tz_aware=True,
-    )
+    return mongo_clients.connect(resolver, stage.database.uri, maxPoolSize=3, tz_aware=True)
 
 
 def _kind(base: Base, name: str) -> Kind:

@@ -6,17 +6,43 @@ import threading
 from typing import Any
 
 import pymongo
+import pymongo.errors
 from pymongo.database import Database as MongoDatabase
 from pymongo.write_concern import WriteConcern
 
+from activities.errors import lasting
 from activities.secret_refs import SecretResolver
-from activities.stage import Stage
+from activities.stage import SecretRef, Stage
 
 Client = pymongo.MongoClient[dict[str, Any]]
 Db = MongoDatabase[dict[str, Any]]
 
 SURE = WriteConcern("majority")
 """What is acknowledged survives a failover; otherwise a cursor could be ahead of the data."""
+
+
+def connect(resolver: SecretResolver, ref: SecretRef, **options: Any) -> Client:
+    """A client for the connection string that ``ref`` names; it connects when it is first used.
+
+    Raises:
+        ApplicationError: the secret is no connection string (lasting); or as :meth:`SecretResolver.resolve`.
+    """
+    uri = resolver.resolve(ref)
+    usual: dict[str, Any] = {
+        "appname": "operational-runbooks",
+        "connectTimeoutMS": 3000,
+        "serverSelectionTimeoutMS": 5000,
+    }
+    try:
+        if uri.startswith(("mongodb://", "mongodb+srv://")):  # else the driver takes it for a host's name
+            return pymongo.MongoClient(uri, **(usual | options))
+    except (pymongo.errors.InvalidURI, ValueError):
+        pass  # its text can quote the string, and with it the password
+    raise lasting(
+        f"what {ref} holds is no connection string of MongoDB, mongodb://... with user and password URL-encoded. "
+        "Correct the secret",
+        type="BadConnectionString",
+    )
 
 
 class MongoClients:
@@ -32,10 +58,9 @@ class MongoClients:
         with self._lock:
             known, client = self._kept.get(stage.database.uri, ("", None))
             if client is None or known != uri:
-                client = pymongo.MongoClient(
-                    uri,
-                    appname="operational-runbooks",
-                    connectTimeoutMS=3000,
+                client = connect(
+                    self._resolver,
+                    stage.database.uri,
                     serverSelectionTimeoutMS=10_000,
                     socketTimeoutMS=600_000,  # the net under a server that neither answers nor hangs up
                     maxPoolSize=32,

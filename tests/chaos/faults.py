@@ -16,11 +16,9 @@ import socket
 import struct
 import threading
 import time
-import zlib
-from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Literal, get_args
+from typing import Any
 
 import httpx
 
@@ -28,12 +26,7 @@ from sandbox import processes
 from sandbox.house import House, HouseError
 from sandbox.parts import PARTS
 from sandbox.state import State
-
-Mode = Literal["500", "throttled", "reset", "time-out", "slow", "garbage", "expired"]
-MODES: tuple[Mode, ...] = get_args(Mode)
-
-TIMES = {"time-out": 1}
-"""How often each operation meets the fault; three times otherwise, which is more than a client tries by itself."""
+from tests.chaos.strikes import Mode, Strikes
 
 _HANGS = 4.0
 """Seconds without an answer: longer than the shortened patience of the clients."""
@@ -49,42 +42,21 @@ _HUB_MODES: dict[Mode, dict[str, Any]] = {
 }
 
 
-class Ways:
-    """In which way each operation fails: all in one way, or, from a seed, each in its own."""
-
-    def __init__(self, mode: Mode | None, seed: int = 0) -> None:
-        self._mode, self._seed = mode, seed
-
-    def of(self, operation: str) -> Mode:
-        return self._mode or MODES[(zlib.crc32(operation.encode()) + self._seed) % len(MODES)]
-
-
 class Proxy:
-    """In front of the embedded AWS and of the API behind its gateway: every operation meets its fault at first."""
+    """In front of the embedded AWS and of the API behind its gateway: every operation meets its fault at first.
 
-    def __init__(self, upstream: str, ways: Ways) -> None:
+    ``reset`` is an answer that is lost: what was asked for is done.
+    """
+
+    def __init__(self, upstream: str, strikes: Strikes) -> None:
         host, _, port = upstream.removeprefix("http://").partition(":")
         self.upstream = (host, int(port.strip("/")))
-        self._ways, self.met = ways, Counter[str]()
-        self._lock = threading.Lock()
+        self.strikes = strikes
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.daemon_threads = True
         self._server.proxy = self  # type: ignore[attr-defined]
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def fault(self, operation: str) -> Mode | None:
-        """How this call of the operation fails; None when it has failed often enough."""
-        mode = self._ways.of(operation)
-        with self._lock:
-            self.met[operation] += 1
-            return mode if self.met[operation] <= TIMES.get(mode, 3) else None
-
-    @property
-    def pairs(self) -> set[tuple[str, str]]:
-        """Each operation that was asked for, and how it failed."""
-        with self._lock:
-            return {(operation, self._ways.of(operation)) for operation in self.met}
 
     def close(self) -> None:
         self._server.shutdown()
@@ -107,22 +79,18 @@ class _Handler(BaseHTTPRequestHandler):
         proxy: Proxy = self.server.proxy  # type: ignore[attr-defined]
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         operation = _operation(self, body)
-        fault = proxy.fault(operation)
-        if fault == "reset":
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.close_connection = True
-            self.connection.close()
-        elif fault == "time-out":
+        fault = proxy.strikes.fault(operation)
+        if fault == "time-out":
             time.sleep(_HANGS)
             self.close_connection = True
-        elif fault is None or fault == "slow":
-            self._pass_on(proxy, body, slow=fault == "slow")
+        elif fault in (None, "slow", "reset"):
+            self._pass_on(proxy, body, fault)
         else:
             self._answer(*_refusal(fault, operation.partition(" ")[0], in_xml=b"Action=" in body))
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = _handle
 
-    def _pass_on(self, proxy: Proxy, body: bytes, slow: bool) -> None:
+    def _pass_on(self, proxy: Proxy, body: bytes, fault: Mode | None) -> None:
         upstream = http.client.HTTPConnection(*proxy.upstream, timeout=60)
         try:
             upstream.request(self.command, self.path, body=body or None, headers=dict(self.headers.items()))
@@ -133,10 +101,15 @@ class _Handler(BaseHTTPRequestHandler):
             return
         finally:
             upstream.close()
+        if fault == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            self.connection.close()
+            return
         skipped = ("transfer-encoding", "content-length", "connection")
         headers = {name: value for name, value in found.getheaders() if name.lower() not in skipped}
         length = found.getheader("Content-Length") if self.command == "HEAD" else None
-        self._answer(found.status, headers, content, slow=slow, length=length)
+        self._answer(found.status, headers, content, slow=fault == "slow", length=length)
 
     def _answer(
         self, status: int, headers: dict[str, str], body: bytes, slow: bool = False, length: str | None = None
@@ -185,13 +158,13 @@ def _operation(handler: _Handler, body: bytes) -> str:
 
 
 @contextlib.contextmanager
-def hub_fails(house: House, ways: Ways) -> Iterator[None]:
+def hub_fails(house: House, strikes: Strikes) -> Iterator[None]:
     """Every service of the people's tools meets its fault at first."""
     hub = next(f"http://127.0.0.1:{part.ports['hub']}" for part in house.status() if part.name == "hub")
     channels = ("slack", "pagerduty", "github", "webhook", "atlas")
     with httpx.Client(base_url=hub, trust_env=False) as client:
         for channel in channels:
-            fault = {"target": channel, "times": 2, **_HUB_MODES[ways.of(channel)]}
+            fault = {"target": channel, "times": 2, **_HUB_MODES[strikes.way(channel)]}
             client.post("/_control/fail", json=fault).raise_for_status()
         try:
             yield

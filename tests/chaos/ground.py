@@ -32,7 +32,7 @@ from temporalio.service import RPCError
 from activities.archive_format import MANIFEST
 from activities.incident_policy import IncidentPolicy
 from sandbox.house import House
-from tests.chaos.worker import NOTES, PHASE, Notes
+from tests.chaos.worker import DETOUR, NOTES, PHASE, Notes
 from tests.runbooks.site import Site
 from workflows.model import RunbookResult, RunState, State
 
@@ -149,15 +149,17 @@ class Ground:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
 
-    def through(self, proxy: str) -> dict[str, str]:
-        """Settings of a worker that reaches AWS and the API through this address."""
+    def through(self, proxy: str, database: tuple[int, int]) -> dict[str, str]:
+        """Settings of a worker that reaches AWS and the API through this address, and what listens on the first port
+        at the second one.
+        """
         direct = self.house.environment()["AWS_ENDPOINT_URL"]
         stages = tomllib.loads(self.house.layout.settings.read_text())["stages"]
         urls = {
             f"RUNBOOKS_STAGES__{name.upper()}__URL": stage["url"].replace(direct, proxy)
             for name, stage in stages.items()
         }
-        return {"RUNBOOKS_AWS__ENDPOINT_URL": proxy, **urls}
+        return {"RUNBOOKS_AWS__ENDPOINT_URL": proxy, DETOUR: "{}:{}".format(*database), **urls}
 
     # --- what is there ------------------------------------------------------------------------------------------
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from temporalio.client import Client
 
 from sandbox.house import House
-from tests.chaos.faults import MODES, Kills, Proxy, Ways, hub_fails
+from tests.chaos.faults import Kills, Proxy, hub_fails
 from tests.chaos.ground import Ending, Ground
-from tests.chaos.scenario import Scenario
+from tests.chaos.scenario import Scenario, mongodb_port
+from tests.chaos.strikes import MODES, Strikes
 from tests.chaos.surroundings import surroundings
+from tests.chaos.wire import Wire
 from workflows.plugin import RunbooksPlugin
 
 PHASES = ("before", "during", "after")
@@ -114,21 +116,23 @@ async def one(on: Ground, scenario: Scenario, fault: str) -> Ending:
     phase = fault if fault in PHASES else "undisturbed"
     with contextlib.ExitStack() as stack:
         stack.enter_context(traffic(on, scenario))
-        proxy: Proxy | None = None
+        strikes: Strikes | None = None
         settings, counted = {}, lambda: on.notes(scenario.name).kills(phase)
         if fault in MODES or fault in MIXED:
             seed = MIXED.get(fault, 0) + zlib.crc32(scenario.name.encode())
-            ways = Ways(fault if fault in MODES else None, seed)
-            proxy = Proxy(on.house.environment()["AWS_ENDPOINT_URL"], ways)
+            strikes = Strikes(fault if fault in MODES else None, seed)
+            proxy = Proxy(on.house.environment()["AWS_ENDPOINT_URL"], strikes)
             stack.callback(proxy.close)
-            stack.enter_context(hub_fails(on.house, ways))
-            settings, counted = on.through(proxy.url), lambda: len(proxy.met)
+            wire = Wire(port := mongodb_port(on), strikes)
+            stack.callback(wire.close)
+            stack.enter_context(hub_fails(on.house, strikes))
+            settings, counted = on.through(proxy.url, (port, wire.port)), lambda: len(strikes.pairs)
         stack.enter_context(on.worker(scenario.name, phase, settings))
         if fault in PARTS:
             kills = stack.enter_context(Kills(on.house, PARTS[fault], seed=len(scenario.name)))
             counted = lambda: kills.count  # noqa: E731
         ending = await on.play(scenario.runbook, inp, PATIENCE, scenario.beside)
-        ending.pairs = proxy.pairs if proxy else set()
+        ending.pairs = strikes.pairs if strikes else set()
     ending.found, ending.state, ending.faults = found, scenario.state(on), counted()
     now = surroundings(on)
     ending.changed = sorted(key for key in around.keys() | now.keys() if around.get(key) != now.get(key))

@@ -17,6 +17,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -26,6 +27,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from botocore.config import Config
+from pymongo import pool_shared
+from pymongo.pool_options import PoolOptions
 from temporalio import activity
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.failure.v1 import Failure
@@ -46,6 +49,9 @@ from workflows.connection import connect
 
 PHASE, NOTES = "CHAOS_PHASE", "CHAOS_NOTES"
 """Environment: ``before``, ``during``, ``after`` or ``undisturbed``; and the folder that outlives the worker."""
+
+DETOUR = "CHAOS_DETOUR"
+"""Environment: two ports. Drivers of the database that would call the first one call the second one."""
 
 _DEAD = timedelta(seconds=4)
 """How long a silent worker is taken for alive."""
@@ -186,6 +192,17 @@ def shorten() -> None:
     clients._CONFIG = clients._CONFIG.merge(Config(connect_timeout=1, read_timeout=2))
 
 
+def detour(listens: int, instead: int) -> None:
+    """Have every connection to the database go through another port; connection strings stay as they are."""
+    connect = pool_shared._create_connection
+
+    def redirected(address: tuple[str, int | None], options: PoolOptions) -> socket.socket:
+        host, port = address
+        return connect((host, instead if port == listens else port), options)
+
+    pool_shared._create_connection = redirected
+
+
 def warm() -> None:
     """Once for all workers what each would do anew, so that most of a run's time is the run's."""
     aws = clients.Aws(load_settings())
@@ -234,6 +251,8 @@ if __name__ == "__main__":
     killer = Killer(os.environ[PHASE], notes)
     worker.main.connect = functools.partial(connect_and_tell, notes)
     shorten()
+    if ports := os.environ.get(DETOUR):
+        detour(*map(int, ports.split(":")))
     warm()
     worker.main.Worker = functools.partial(  # type: ignore[misc]
         Worker, interceptors=[killer], sticky_queue_schedule_to_start_timeout=_STICKY
