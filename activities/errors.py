@@ -128,9 +128,11 @@ def from_mongo(error: pymongo.errors.PyMongoError, doing: str) -> ApplicationErr
     """Classify what pymongo raised. Only the code and the server's own text are kept, never the URI."""
     if isinstance(error, pymongo.errors.OperationFailure):
         message = f"could not {doing}: MongoDB error {error.code}"
-        if error.code in (18, 13):
-            remedy = "wrong user or password" if error.code == 18 else "the user lacks a role"
-            return lasting(f"{message}: {remedy}. Check the database secret", type=f"Mongo{error.code}")
+        if error.code == 18:  # somebody may just be changing the password; the secret is read anew within a minute
+            refused = f"{message}: wrong user or password. Renew the database secret"
+            return passing(refused, type="Mongo18", retry_after=RENEWAL)
+        if error.code == 13:
+            return lasting(f"{message}: the user lacks a role. Check the database secret", type="Mongo13")
         if error.code in _TRANSIENT_MONGO or any(map(error.has_error_label, _TRANSIENT_LABELS)):
             return passing(message, type=f"Mongo{error.code}")
         details = error.details if isinstance(error.details, dict) else {}

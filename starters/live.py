@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.live import Live
 from temporalio.client import WorkflowExecutionStatus
 
+from starters.attempts import Trying, trying
 from starters.output import Output
 from starters.runs import NoAnswerError, described, state_of
 from starters.screen import Narrator, run_view
@@ -44,8 +45,8 @@ class Follower:
                     self._silent = False
                 except NoAnswerError as problem:
                     note = str(problem)
-                self._draw(live, state, page, note)
                 over = description.status is not WorkflowExecutionStatus.RUNNING
+                self._draw(live, state, page, note, await trying(session, description))
                 if over or (until_gate and state and not note and state.open_gate()):
                     return state
                 await asyncio.sleep(_EVERY)
@@ -58,12 +59,12 @@ class Follower:
         with Live(console=self._output.console, auto_refresh=False, vertical_overflow="ellipsis") as live:
             yield live
 
-    def _draw(self, live: Live | None, state: RunState | None, page: str, note: str) -> None:
+    def _draw(self, live: Live | None, state: RunState | None, page: str, note: str, failing: Sequence[Trying]) -> None:
         if live and state:
-            live.update(run_view(state, page, note, brief=state.outcome is None), refresh=True)
+            live.update(run_view(state, page, note, failing, brief=state.outcome is None), refresh=True)
             return
         if state and not note:
-            self._narrator.tell(state)
+            self._narrator.tell(state, failing)
         if note and not self._silent:
             self._silent = True
             self._output.line(note, "yellow")

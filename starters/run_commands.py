@@ -11,6 +11,7 @@ from rich.text import Text
 from temporalio.client import WorkflowExecutionStatus
 
 from starters import reports, runs, screen, seeds
+from starters.attempts import trying
 from starters.catalog import find
 from starters.live import Follower
 from starters.output import AsJson, Output
@@ -127,10 +128,12 @@ def show(
         status = runs.status(description.status)
         if end is None or output.json:
             state = await runs.state_of(session, run)
-            document = {"ui": page, "status": status, **state.model_dump(mode="json")}
+            failing = await trying(session, description)
+            again = [one.model_dump(mode="json") for one in failing]
+            document = {"ui": page, "status": status, "trying_again": again, **state.model_dump(mode="json")}
             closed_hard = description.status in (WorkflowExecutionStatus.TERMINATED, WorkflowExecutionStatus.TIMED_OUT)
             note = f"{status} by Temporal: nothing was undone" if closed_hard else ""
-            output.show(document, screen.run_view(state, page, note))
+            output.show(document, screen.run_view(state, page, note, failing))
         return _code(end)
 
     return connected(look)

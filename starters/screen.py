@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from starters.attempts import Trying
 from starters.catalog import KIND_STYLE
 from starters.output import Output
 from starters.runs import Row
@@ -36,7 +37,9 @@ _TIMELINE = 6
 _BAR = 30
 
 
-def run_view(state: RunState, page: str, note: str = "", *, brief: bool = False) -> RenderableType:
+def run_view(
+    state: RunState, page: str, note: str = "", failing: Sequence[Trying] = (), *, brief: bool = False
+) -> RenderableType:
     """The whole run, most urgent first; ``brief`` keeps each step on one line, to fit on one screen."""
     parts: list[RenderableType] = [_headline(state), Text(page, f"dim link {page}")]
     if note:
@@ -45,6 +48,7 @@ def run_view(state: RunState, page: str, note: str = "", *, brief: bool = False)
         lines = Group(*gate_lines(state, gate))
         parts.append(Panel(lines, title="waits for you", border_style="magenta", box=box.HORIZONTALS))
     parts.append(Padding(_steps(state, brief), (1, 0, 0, 0)))
+    parts += [Text(f"↻ {one.text}", "yellow") for one in failing]
     parts += [_wait(state, wait) for wait in state.waits]
     if not brief and any(item.done for item in state.checklist):
         parts.append(checklist_view(state.checklist))
@@ -172,8 +176,9 @@ class Narrator:
         self._states: dict[str, State] = {}
         self._asked: set[tuple[str, int]] = set()
         self._steps_told: set[str] = set()
+        self._failures: set[tuple[str, str]] = set()
 
-    def tell(self, state: RunState) -> None:
+    def tell(self, state: RunState, failing: Sequence[Trying] = ()) -> None:
         """What is new since the last call."""
         for step in state.steps:
             self._step(step)
@@ -181,6 +186,10 @@ class Narrator:
             if entry.text not in self._steps_told:
                 self._output.console.print(_entry(entry), soft_wrap=True)
         self._entries = state.timeline_dropped + len(state.timeline)
+        for one in failing:
+            if (one.step, one.said) not in self._failures:
+                self._failures.add((one.step, one.said))
+                self._output.line(f"{clock(datetime.now(UTC))} ↻ {one.text}", "yellow")
         gate = state.open_gate()
         if gate and (gate.id, gate.asked) not in self._asked:
             self._asked.add((gate.id, gate.asked))

@@ -312,6 +312,7 @@ def imported(path: Path) -> Iterator[str]:
 # --- dashboard and alerts --------------------------------------------------------------------------------------------
 
 OF_THE_SDK = {
+    "temporal_activity_execution_failed_total",
     "temporal_activity_schedule_to_start_latency_bucket",
     "temporal_request_failure_total",
     "temporal_worker_task_slots_used",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pymongo
@@ -13,7 +14,7 @@ from pymongo.uri_parser import parse_uri
 from temporalio.exceptions import ApplicationError
 
 from activities.clients import Aws
-from activities.errors import classified, from_mongo
+from activities.errors import RENEWAL, classified, from_mongo
 from activities.mongo_clients import connect
 from activities.secret_refs import SecretResolver
 from tests.chaos.strikes import Mode, Strikes
@@ -59,7 +60,6 @@ def until_it_works(ask: Callable[[], Any]) -> list[tuple[str | None, bool]]:
         ("reset", UNREACHABLE),
         ("garbage", UNREACHABLE),
         ("time-out", UNREACHABLE),
-        ("expired", ("Mongo13", False)),
         ("slow", None),
     ],
 )
@@ -99,6 +99,15 @@ def test_what_is_no_connection_string_is_said_at_once_and_not_shown(
     assert (caught.value.type, caught.value.non_retryable) == ("BadConnectionString", True)
     assert caught.value.__cause__ is None
     assert not any(part in str(caught.value) for part in ("hunter2", "ter2", "cluster0"))
+
+
+def test_a_password_may_be_renewed_and_a_role_is_not_given_by_waiting() -> None:
+    wrong, lacking = (
+        from_mongo(pymongo.errors.OperationFailure("no", code, {}), "count sessions") for code in (18, 13)
+    )
+    assert (wrong.non_retryable, wrong.next_retry_delay) == (False, timedelta(seconds=RENEWAL))
+    assert "wrong user or password. Renew the database secret" in wrong.message
+    assert lacking.non_retryable
 
 
 def test_a_host_that_no_name_server_knows_may_be_known_later() -> None:

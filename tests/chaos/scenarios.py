@@ -119,6 +119,8 @@ def _backed_up(ground: Ground) -> dict[str, Any]:
 
 
 def _lost(ground: Ground) -> dict[str, Any]:
+    # A restore that failed before left nothing to lose.
+    sessions(ground, "staging").insert_many([{"owner": f"user-{n:03d}", "status": "active"} for n in range(20)])
     inp = _backed_up(ground)
     ground.before = {"documents": str(sessions(ground, "staging").count_documents({}))}
     lost = sessions(ground, "staging").delete_many({"owner": {"$lt": "user-025"}})

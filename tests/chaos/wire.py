@@ -22,7 +22,8 @@ _HANGS = 12.0
 _HEADER = struct.Struct("<iiii")
 _REPLY, _QUERY, _MSG = 1, 2004, 2013
 
-_NEED_NO_LOGIN = {"hello", "ismaster", "isMaster", "endSessions"}
+_LOGINS = ("saslStart", "saslContinue")
+"""Where credentials are refused."""
 
 _REFUSALS: dict[str, dict[str, Any]] = {
     "500": {"code": 91, "codeName": "ShutdownInProgress", "errmsg": "the server is shutting down"},
@@ -32,8 +33,7 @@ _REFUSALS: dict[str, dict[str, Any]] = {
         "errmsg": "Request rejected: rate limit exceeded",
         "errorLabels": ["SystemOverloadedError", "RetryableError", "NoWritesPerformed"],
     },
-    "expired": {"code": 13, "codeName": "Unauthorized", "errmsg": "not authorized to execute the command"},
-    "expired login": {"code": 18, "codeName": "AuthenticationFailed", "errmsg": "Authentication failed."},
+    "expired": {"code": 18, "codeName": "AuthenticationFailed", "errmsg": "Authentication failed."},
 }
 
 
@@ -52,7 +52,7 @@ class Wire:
 
     def fault(self, asked: Asked) -> Mode | None:
         """How this command fails; None when it has failed often enough."""
-        if asked.command in _NEED_NO_LOGIN and self.strikes.way(asked.operation) == "expired":
+        if asked.command not in _LOGINS and self.strikes.way(asked.operation) == "expired":
             return None
         return self.strikes.fault(asked.operation)
 
@@ -119,8 +119,7 @@ class _Conversation(socketserver.BaseRequestHandler):
                         self._next = fault
                         upstream.sendall(message)
                         continue
-                    login = " login" if fault == "expired" and asked.command.startswith("sasl") else ""
-                    self.request.sendall(asked.answer({"ok": 0.0, **_REFUSALS[f"{fault}{login}"]}))
+                    self.request.sendall(asked.answer({"ok": 0.0, **_REFUSALS[fault]}))
 
     def _pass_back(self, upstream: socket.socket) -> None:
         with contextlib.suppress(OSError):  # either side has hung up

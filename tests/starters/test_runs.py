@@ -177,6 +177,24 @@ async def test_show_tells_what_is_asked_and_how_to_answer(cli: Cli, house: House
     assert document["ui"].endswith(f"/workflows/{handle.id}")
 
 
+async def test_what_is_tried_again_is_told_with_its_reason(cli: Cli, house: House) -> None:
+    house.world.fail["read dial"] = "the database did not answer"
+    handle = await house.begin()
+    while not (again := (await cli("show", handle.id, "--json")).document["trying_again"]):
+        pass
+    assert (again[0]["step"], again[0]["said"]) == (
+        "identify",
+        "could not read dial: the database did not answer",
+    )
+    assert again[0]["attempt"] > 1
+    said = await cli("show", handle.id)
+    assert "↻ identify: attempt " in said.out
+    assert "The last one: could not read dial: the database did not answer" in said.out
+    house.world.fail.clear()
+    await house.until(handle.id, at_gate)
+    assert (await cli("show", handle.id, "--json")).document["trying_again"] == []
+
+
 async def test_list_finds_what_waits_on_a_stage(cli: Cli, house: House) -> None:
     ours, other = await house.begin(), await house.begin(dry_run=True)
     state = await house.until(ours.id, at_gate)

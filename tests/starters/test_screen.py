@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
+from starters.attempts import Trying
 from starters.live import Follower
 from starters.output import Output
 from starters.screen import Narrator, run_view
@@ -16,6 +17,7 @@ from starters.session import Session
 from tests.starters.conftest import House
 from tests.workflows.probe import at_gate
 from workflows.connection import connect
+from workflows.details import clock
 from workflows.model import ChecklistItem, Gate, Kind, Outcome, Phase, RunState, State, Step, TimelineEntry, Wait
 
 NOW = datetime.now(UTC)
@@ -122,6 +124,19 @@ def test_each_thing_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     narrator.tell(run)
     lines = capsys.readouterr().out.splitlines()
     assert [line[9:] for line in lines] == ["✔ Turn [it]: turned", "more"]
+
+
+def test_what_is_tried_again_is_told_once_for_each_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    narrator, run = Narrator(Output(as_json=False)), state()
+    narrator.tell(run)
+    capsys.readouterr()
+    for attempt, said in ((2, "no answer"), (3, "no answer"), (4, "HTTP 500")):
+        narrator.tell(run, [Trying(step="look", attempt=attempt, said=said, next_at=NOW)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[9:] for line in lines] == [
+        f"↻ look: attempt {attempt} at {clock(NOW)} UTC. The last one: {said}"
+        for attempt, said in ((2, "no answer"), (4, "HTTP 500"))
+    ]
 
 
 async def test_on_a_terminal_the_run_is_drawn_over_until_it_asks(house: House) -> None:

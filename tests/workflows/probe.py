@@ -72,6 +72,8 @@ class World:
 
     @activity.defn(name="world.read")
     async def read(self, name: str) -> Value:
+        if fault := self.fail.get(f"read {name}"):
+            raise ApplicationError(f"could not read {name}: {fault}", type="Unavailable")
         return Value(summary=f"{name} is at {self.numbers[name]}", value=self.numbers[name])
 
     @activity.defn(name="world.set")
