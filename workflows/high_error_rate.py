@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -17,14 +18,15 @@ from activities.symptom_logs import SymptomLogs
 from activities.symptom_metrics import SymptomMetrics
 from activities.symptom_models import ErrorMinutes, Points, Requests, RequestsAsked
 from activities.tickets import Tickets
-from workflows import policy
+from workflows import policy, waiting
 from workflows.client_rate_limit_model import ClientRateLimitInput
 from workflows.details import length
 from workflows.model import Kind, RunbookInput, RunbookResult, State, StepSpec
 from workflows.performance_degradation import AFTER, GATES
 from workflows.runbook import RunbookSpec
-from workflows.symptom import Symptom
-from workflows.symptom_errors import crowd, described_routes, picture, sustained, without_clients, worst
+from workflows.steps import Stopped
+from workflows.symptom import NOT_MENDED, Symptom
+from workflows.symptom_errors import crowd, described_routes, lasting_window, picture, sustained, without_clients, worst
 from workflows.symptom_looking import DIAGNOSTICS
 from workflows.symptom_model import HighErrorRateInput
 from workflows.symptom_readings import Headline, Readings, take_apart
@@ -92,8 +94,24 @@ class HighErrorRate(Symptom[HighErrorRateInput]):
         self._limited: set[str] = set()
         try:
             return await super().procedure(inp)
+        except Stopped as error:
+            if error.type == NOT_MENDED and self._undecided and workflow.patched("see out whether it is an incident"):
+                await self._see_out()
+            raise
         finally:
             await self._end_escalation()
+
+    @property
+    def _undecided(self) -> bool:
+        """Whether the time is not full yet after which it would be an incident."""
+        return self._escalation is not None and not self._escalation.done()
+
+    async def _see_out(self) -> None:
+        """Nothing has helped, and soon nobody looks any more: give the errors the time that makes them an incident."""
+        limit = self.inp.escalate_after + self.inp.look_every
+        self.say(f"looks for up to {length(limit)} whether it becomes an incident", level="warning")
+        with contextlib.suppress(TimeoutError):
+            await waiting.until(lambda: not self._undecided, at_most=limit, summary="until it is an incident or not")
 
     async def _end_escalation(self) -> None:
         if self._escalation is None:
@@ -163,7 +181,7 @@ class HighErrorRate(Symptom[HighErrorRateInput]):
         looks = 0
         while True:
             end = self._until()
-            window = Window(stage=self.stage, start=end - self.inp.escalate_after, end=end)
+            window = lasting_window(self.stage, end, self.inp.escalate_after)
             errors = await self.observe("sustained", SymptomMetrics.error_minutes, window)
             if sustained(errors, self.inp.escalate_above, self.inp.escalate_after, end):
                 await self._open_incident(errors)

@@ -33,6 +33,9 @@ I = TypeVar("I", bound=SymptomInput)  # noqa: E741
 CHOICE = GatePolicy(time_limit=timedelta(hours=4), remind_every=timedelta(minutes=15))
 """Which remedy: who asked for the run may say so. The remedy's own run asks for the exact change."""
 
+NOT_MENDED = "NotMended"
+"""Why a run failed that has tried or offered everything that could help."""
+
 _SHOWN = 140
 
 
@@ -111,7 +114,7 @@ class Symptom(Looking[I]):
         self._draw()
         given_up = self._given_up(offers, tried, before)
         await self.concluded(given_up)
-        raise self.stop(given_up, "NotMended")
+        raise self.stop(given_up, NOT_MENDED)
 
     async def _mended(self, offer: Offer, before: Headline, after: Headline, seen: Readings) -> str:
         self.facts["mended_by"] = offer.remedy.value

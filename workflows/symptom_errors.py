@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
+from activities.metrics import Window
+from activities.stage import Stage
 from activities.symptom_models import ErrorMinutes, Minute, Requests, RouteCount
 from workflows.symptom_readings import Readings
 
@@ -224,6 +226,11 @@ def without_clients(requests: Requests | None, clients: set[str]) -> Requests | 
 # --- how long it lasts ----------------------------------------------------------------------------------------------
 
 
+def lasting_window(stage: Stage, end: datetime, lasting: timedelta) -> Window:
+    """What :func:`sustained` has to see. Metrics are of whole minutes: one more, or fewer than asked for are inside."""
+    return Window(stage=stage, start=end - _full_minutes(lasting) - MINUTE, end=end)
+
+
 def sustained(errors: ErrorMinutes | None, over: float, lasting: timedelta, now: datetime) -> bool:
     """Whether every minute with traffic of the last ``lasting`` failed at more than ``over``.
 
@@ -231,10 +238,15 @@ def sustained(errors: ErrorMinutes | None, over: float, lasting: timedelta, now:
     """
     if errors is None:
         return False
+    lasting = _full_minutes(lasting)
     recent = [one for one in errors.minutes if one.at + MINUTE > now - lasting]
     if not recent or any(_rate(one) <= over for one in recent):
         return False
     return max(one.at for one in recent) + MINUTE - min(one.at for one in recent) >= lasting
+
+
+def _full_minutes(lasting: timedelta) -> timedelta:
+    return max(MINUTE, lasting - lasting % MINUTE)
 
 
 def _rate(minute: Minute) -> float:

@@ -24,6 +24,7 @@ from activities.metrics import Window
 from activities.releases import ReleaseFacts
 from activities.reports import RunRecord, render
 from activities.stage import Stage
+from activities.symptom_metrics import whole_minutes
 from activities.symptom_models import (
     ErrorKinds,
     ErrorMinutes,
@@ -116,8 +117,10 @@ class World:
         if self.give("errors", found).rate is None:
             return found
         rate = found.rate or 0.0
-        start = window.start.replace(second=0, microsecond=0)
-        moments = [start + timedelta(minutes=n) for n in range(int(window.length.total_seconds() // 60) + 1)]
+        inner = whole_minutes(window)  # metrics know no other ones
+        if inner is None:
+            return ErrorMinutes(summary="no whole minute")
+        moments = [inner.start + timedelta(minutes=n) for n in range(int(inner.length.total_seconds() // 60))]
         share = self.per_minute or (lambda _at: rate)
         minutes = tuple(Minute(at=at, requests=100, failed=round(100 * share(at))) for at in moments)
         failed = sum(one.failed for one in minutes)

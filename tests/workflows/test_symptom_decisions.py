@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from activities.symptom_metrics import whole_minutes
 from activities.symptom_models import (
     ErrorMinutes,
     Minute,
     RouteCount,
 )
+from tests.workflows.bare_stage import bare_stage
 from tests.workflows.symptom_cases import (
     BEFORE_GONE,
     GONE,
@@ -35,7 +37,7 @@ from tests.workflows.symptom_cases import (
 )
 from workflows.capacity import pool
 from workflows.symptom_children import pool_size
-from workflows.symptom_errors import crowd, missing_routes, picture, sustained
+from workflows.symptom_errors import MINUTE, crowd, lasting_window, missing_routes, picture, sustained
 from workflows.symptom_readings import Readings, take_apart
 from workflows.symptom_recovery import Recovery
 from workflows.symptom_remedies import BY_PEOPLE, RUNBOOK_OF, Remedy, Rules, judged
@@ -246,13 +248,24 @@ def test_above_the_limit_for_ten_minutes(rates: tuple[float, ...], lasts: bool) 
     assert sustained(minutes(*rates), 0.05, timedelta(minutes=10), NOW) is lasts
 
 
+@pytest.mark.parametrize(
+    "lasting", [timedelta(seconds=20), timedelta(minutes=1), timedelta(minutes=10), timedelta(minutes=10, seconds=30)]
+)
+def test_whenever_it_is_looked_the_minutes_that_metrics_know_are_enough(lasting: timedelta) -> None:
+    for second in range(61):
+        end = NOW + timedelta(seconds=second, milliseconds=second)
+        inner = whole_minutes(lasting_window(bare_stage("production", {}), end, lasting))
+        assert inner is not None
+        there = range(int(inner.length / MINUTE))
+        found = tuple(Minute(at=inner.start + n * MINUTE, requests=100, failed=6) for n in there)
+        assert sustained(ErrorMinutes(summary="", minutes=found), 0.05, lasting, end), second
+
+
 def test_errors_that_are_not_known_are_not_sustained() -> None:
     assert not sustained(None, 0.05, timedelta(minutes=10), NOW)
 
 
 # --- recovery -------------------------------------------------------------------------------------------------------
-
-MINUTE = timedelta(minutes=1)
 
 
 def look(recovery: Recovery, *wells: bool | None) -> list[str]:

@@ -319,3 +319,28 @@ async def test_a_remedy_of_another_symptom_is_wrong_input(temporal: WorkflowEnvi
         error = await failure(await begin(temporal.client, queue, HEAVY, remedy="limit_client"))
     assert error.type == "BadInput"
     assert "more_memory" in error.message
+
+
+async def test_given_up_before_the_ten_minutes_are_full_it_is_seen_out(temporal: WorkflowEnvironment) -> None:
+    """Everything is refused within moments; the errors go on, and nobody else would look."""
+    world = World(scenario("bad release"), WELL, gates={})
+    began = datetime.now(UTC) - timedelta(minutes=2)
+    world.per_minute = lambda at: 0.3 if at >= began else 0.02
+
+    def seeing_out(state: Any) -> bool:
+        return any("whether it becomes an incident" in entry.text for entry in state.timeline)
+
+    async with working(temporal.client, world) as queue:
+        handle = await begin(temporal.client, queue, FAILING)
+        while not seeing_out(state := await until(handle, lambda s: at_gate(s) or seeing_out(s))):
+            gate = state.open_gate()
+            assert gate is not None
+            await handle.signal("reject", {"by": "bob", "gate": gate.id, "reason": "not now"})
+            await until(handle, lambda s: seeing_out(s) or s.open_gate() != gate)  # noqa: B023
+        assert world.incidents == []
+        error = await failure(handle)
+        await keep(handle, FAILING, "seen-out")
+    assert error.type == "NotMended"
+    assert len(world.incidents) == 1
+    assert world.incidents[0].detected_at is not None
+    assert world.incidents[0].detected_at - began >= timedelta(minutes=10)
