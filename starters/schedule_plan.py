@@ -66,6 +66,8 @@ class Cadence:
     rotates: Literal["api_keys", "database", "signing"] | None = None
     """Only on stages whose settings name this rotated secret."""
     input: Mapping[str, Any] = field(default_factory=dict)
+    rehearsed_with: Mapping[str, Any] = field(default_factory=dict)
+    """Also given to the run on a stage that is rotated before a production stage."""
 
 
 CADENCES = (
@@ -78,6 +80,8 @@ CADENCES = (
         renewed=True,
         rotates="api_keys",
         catch_up=14 * DAY,
+        # Over before production's turn a week later, which takes it for its rehearsal, and could not rotate there anew.
+        rehearsed_with={"grace": "P5D", "extension": "P1D"},
     ),
     Cadence(
         "DatabaseCredentialRotation",
@@ -168,6 +172,7 @@ def _planned(settings: Settings, cadence: Cadence, stage: Stage, model: Any) -> 
         "reason": f"scheduled {words}",
         "requested_by": f"schedule {name}",
         **cadence.input,
+        **(cadence.rehearsed_with if _is_rehearsed(settings, stage) else {}),
     }
     try:
         model.model_validate(given)
@@ -189,6 +194,10 @@ def _planned(settings: Settings, cadence: Cadence, stage: Stage, model: Any) -> 
     )
     schedule = Schedule(action=action, spec=spec, policy=policy, state=ScheduleState(note=note))
     return Planned(id=name, cadence=cadence, stage=stage.name, note=note, schedule=schedule, mark=mark)
+
+
+def _is_rehearsed(settings: Settings, stage: Stage) -> bool:
+    return any(one.production and one.rotation.rehearse_on == stage.name for one in settings.stages.values())
 
 
 def _day(cadence: Cadence, stage: Stage) -> int | None:

@@ -20,6 +20,7 @@ from tests.patience import eventually
 from tests.starters.conftest import Cli, House
 from tests.worker.test_process import SETTINGS
 from tests.workflows.probe import Probe
+from workflows.api_key_model import ApiKeyRotationInput
 from workflows.catalog import RUNBOOKS
 
 STAGES = SETTINGS + SETTINGS.replace("test", "production").replace(
@@ -63,6 +64,30 @@ def test_a_rotation_is_planned_where_its_secret_is_named(tmp_path: Any, monkeypa
     ids = {one.id for one in plan(known, RUNBOOKS)}
     for runbook in ("ApiKeyRotation", "DatabaseCredentialRotation", "SigningSecretRotation"):
         assert {schedule_id(runbook, stage) for stage in known.stages} <= ids
+
+
+def test_what_rehearses_production_is_over_before_its_turn(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within its own grace the other stage can neither be rotated again nor count as rotated."""
+    known = settings(tmp_path, monkeypatch)
+
+    def graces(rehearse_on: str | None) -> dict[str, timedelta]:
+        for stage in known.stages.values():
+            keys = {"name": "Secret", "store": f"app/{stage.name}"}
+            rotation = {"api_keys": keys, "rehearse_on": rehearse_on if stage.production else None}
+            known.stages[stage.name] = stage.model_copy(update={"rotation": RotationPolicy.model_validate(rotation)})
+        found = {one.stage: one for one in plan(known, RUNBOOKS) if one.cadence.runbook == "ApiKeyRotation"}
+        inputs: dict[str, Any] = {name: one.schedule.action for name, one in found.items()}
+        return {name: ApiKeyRotationInput.model_validate(one.args[0]).grace for name, one in inputs.items()}
+
+    days = timedelta(days=1)
+    (cadence,) = (one for one in CADENCES if one.runbook == "ApiKeyRotation")
+    rehearsed = graces("test")
+    assert rehearsed["production"] == 30 * days
+    ends = rehearsed["test"] + days
+    assert ends < cadence.production_later, "with a day for its decisions"
+    newest = ApiKeyRotationInput(stage="production", reason="r").rehearsal_max_age
+    assert cadence.production_later - rehearsed["test"] < newest
+    assert graces(None) == {"test": 30 * days, "production": 30 * days}
 
 
 def test_every_cadence_says_when() -> None:
