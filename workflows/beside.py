@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from temporalio import workflow
@@ -30,4 +31,6 @@ async def start_beside(run: Runbook[Any], step_id: str, runbook: str, inp: Runbo
         )
         step.summary = f"{runbook} runs as {child_id}"
         run.say(step.summary)
-        return handle
+    if run._aborted is not None:  # the SDK has spent the cancellation on the start, which cannot be cancelled any more
+        raise asyncio.CancelledError("stopped after this step")
+    return handle

@@ -212,7 +212,7 @@ class DatabaseMigration(ValidationSteps):
                 "rehearse", "DatabaseMigration", wanted, title=f"On {inp.staging_stage} first"
             )
         except ChildWorkflowError as error:
-            if is_cancelled_exception(error):
+            if self.stops(error):
                 raise
             raise self.stop(f"on {inp.staging_stage}: {describe(error)[0]}", "StagingFailed") from None
         self._would += [f"on {inp.staging_stage}: {line}" for line in result.would_change]
@@ -265,7 +265,7 @@ class DatabaseMigration(ValidationSteps):
                     assert_never(inp.change.kind)
         except ChildWorkflowError as error:
             self._left = _left_behind(error)
-            if is_cancelled_exception(error):
+            if self.stops(error):
                 raise
             raise self.stop(describe(error)[0], "ChangeFailed") from None
 

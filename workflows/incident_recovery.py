@@ -207,7 +207,7 @@ class Recovery(Response):
                 f"run-recover-{number}", option.runbook, given, title=f"{option.runbook}: {option.why}"
             )
         except FailureError as error:
-            if is_cancelled_exception(error):
+            if self.stops(error) or (self._leaving and is_cancelled_exception(error)):
                 raise
             tried.state, tried.outcome, well = "failed", describe(error)[0], False
         else:

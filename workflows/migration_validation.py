@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ChildWorkflowError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ChildWorkflowError
 
 from activities.api import Api, Health, HealthCheck, SampleCall
 from activities.migration_models import MigrationState
@@ -172,7 +172,7 @@ class ValidationSteps(ChangeSteps):
         try:
             result = await self.run_child("drill", "RestoreDrill", wanted)
         except (ActivityError, ChildWorkflowError) as error:
-            if is_cancelled_exception(error):
+            if self.stops(error):
                 raise
             why = describe(error)[0]
             self.check("backup", False, why)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 from temporalio import workflow
-from temporalio.exceptions import FailureError, is_cancelled_exception
+from temporalio.exceptions import FailureError
 
 from activities.messages import PageEnd
 from activities.notifications import Notifications
@@ -127,7 +127,7 @@ class Rehearsal(Runbook[RehearsalInput]):
                     step.summary = f"would work: {result.summary}"
                     step.evidence = {"would_change": changes}
             except FailureError as error:
-                if is_cancelled_exception(error):
+                if self.stops(error):
                     raise
                 message, kind = describe(error)
                 self.say(f"{case.runbook} would not work ({kind}): {message}", level="warning")

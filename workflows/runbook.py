@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, TypeVar, cast
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 
 from activities.reports import Reports, RunRecord
 from activities.stages import Stages
@@ -228,7 +228,7 @@ class Runbook(Queueing[I]):
         if isinstance(error, Stopped):
             rejected = error.type in ("Rejected", "GateExpired")
             return Outcome.REJECTED if rejected else Outcome.FAILED, error.message, error.type or "Failed"
-        if isinstance(error, asyncio.CancelledError) or is_cancelled_exception(error):
+        if isinstance(error, asyncio.CancelledError) or self.stops(error):
             return Outcome.CANCELLED, "cancelled", "Cancelled"
         message, kind = describe(error)
         return Outcome.FAILED, message, kind

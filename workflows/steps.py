@@ -10,7 +10,15 @@ from typing import Any, Generic, TypeVar, cast
 
 from temporalio import workflow
 from temporalio.common import Priority
-from temporalio.exceptions import ActivityError, ApplicationError, FailureError, TimeoutType, is_cancelled_exception
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    CancelledError,
+    ChildWorkflowError,
+    FailureError,
+    TimeoutType,
+    is_cancelled_exception,
+)
 from temporalio.exceptions import TimeoutError as ActivityTimeout
 
 from activities.charts import Chart
@@ -218,6 +226,18 @@ class Steps(OperatorSurface, Generic[I]):
         """The exception that ends the run here: ``raise self.stop(...)``."""
         return Stopped(message, type)
 
+    def stops(self, error: BaseException) -> bool:
+        """Whether it was cancelled because this run, or this task of it, is to stop.
+
+        A run below this one can be cancelled alone, in the UI for instance. That is a failure of it, like any other.
+        """
+        if not is_cancelled_exception(error):
+            return False
+        task = asyncio.current_task()
+        if self._aborted is not None or workflow.cancellation_reason() is not None or (task and task.cancelling()):
+            return True
+        return not workflow.patched("a run below that was cancelled alone has failed")
+
     # --- how a step runs ---------------------------------------------------------------------------------
 
     def _enter(self, phase: Phase, gate: str | None = None) -> None:
@@ -322,4 +342,6 @@ def describe(error: BaseException) -> tuple[str, str]:
         return why if last == why else f"{why}; the last try: {last}", "TimedOut"
     if isinstance(cause, ApplicationError):
         return cause.message, cause.type or "Failed"
+    if isinstance(cause, CancelledError) and isinstance(error, ChildWorkflowError):
+        return f"{error.workflow_type} was cancelled", "Cancelled"
     return str(cause) or type(cause).__name__, type(cause).__name__

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import ClassVar, TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ApplicationError, FailureError, is_cancelled_exception
+from temporalio.exceptions import ApplicationError, FailureError
 
 from activities.charts import Chart, Line, Mark
 from activities.metrics import Window
@@ -200,7 +200,7 @@ class Symptom(Looking[I]):
         try:
             result = await self.run_child(f"run-{offer.remedy}", runbook, child, title=f"{runbook} for this symptom")
         except FailureError as error:
-            if is_cancelled_exception(error):
+            if self.stops(error):
                 raise
             message, kind = describe(error)
             if kind == "LeftUndone":

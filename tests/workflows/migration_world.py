@@ -272,7 +272,8 @@ class World:
             bad = RunbookResult(
                 runbook=runbook, outcome=Outcome.FAILED, summary=fault, stage=inp["stage"], left_undone=left
             )
-            raise ApplicationError(fault, bad, type="LeftUndone" if left else "Failed", non_retryable=True)
+            kind = "LeftUndone" if left else "Cancelled" if fault == "cancelled" else "Failed"
+            raise ApplicationError(fault, bad, type=kind, non_retryable=True)
         return RunbookResult(
             runbook=runbook, outcome=Outcome.COMPLETED, summary=f"{runbook} done", stage=inp["stage"], facts=facts
         )
@@ -308,6 +309,8 @@ async def _below(runbook: str, payload: tuple[Any, ...]) -> RunbookResult:
                 continue
     except Exception as error:
         cause = error.__cause__
+        if isinstance(cause, ApplicationError) and cause.type == "Cancelled":  # one that does hear of it
+            raise asyncio.CancelledError from None
         if isinstance(cause, ApplicationError):
             raise ApplicationError(cause.message, *cause.details, type=cause.type, non_retryable=True) from None
         raise

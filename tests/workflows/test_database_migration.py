@@ -421,6 +421,24 @@ async def test_a_failed_drill_is_loud_and_undoes_nothing(client: Client) -> None
         assert any("could not be restored" in title for title in world.told)
 
 
+async def test_a_drill_that_somebody_cancels_undoes_nothing(client: Client) -> None:
+    world = World()
+    async with working(client, world) as queue:
+        handle = await begin(client, queue, INDEX, release="new")
+        await until(handle, at_gate)
+        world.hold["RestoreDrill"], world.fail["RestoreDrill production"] = asyncio.Event(), "cancelled"
+        await handle.signal("approve", {"by": "bob"})
+        drill = client.get_workflow_handle(f"{handle.id}/drill")
+        await until(handle, lambda s: world.children and world.children[-1][0] == "RestoreDrill" and not s.open_gate())
+        await drill.cancel()
+        world.hold["RestoreDrill"].set()
+        result = await finished(handle)
+        await keep(handle, "DatabaseMigration", "drill-cancelled")
+    assert result.outcome is Outcome.COMPLETED
+    assert "THE BACKUP COULD NOT BE RESTORED: RestoreDrill was cancelled" in result.summary
+    assert world.index["production"] == NAME
+
+
 async def test_cancel_of_the_run_below_is_awaited(client: Client) -> None:
     world = World()
     async with working(client, world) as queue:

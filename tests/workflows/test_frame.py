@@ -6,12 +6,27 @@ import asyncio
 from typing import Any
 
 import pytest
+from temporalio import workflow
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError, TimeoutType
 from temporalio.exceptions import TimeoutError as ActivityTimeout
 
-from tests.workflows.probe import World, at_gate, begin, failure, outcome, progress, until, working
+from tests.workflows.probe import (
+    Outer,
+    ProbeInput,
+    Set,
+    World,
+    at_gate,
+    begin,
+    failure,
+    outcome,
+    progress,
+    until,
+    working,
+)
+from workflows.beside import start_beside
 from workflows.model import Outcome, RunbookResult, State
+from workflows.runbook import Runbook
 from workflows.steps import describe
 
 
@@ -304,6 +319,54 @@ async def test_a_child_works_under_its_parents_lock_and_is_undone_with_it(client
         assert error.type == "Aborted"
         assert world.done == ["own=2", "dial=2", "dial=1", "own=1"]
         assert (await progress(child)).outcome is Outcome.CANCELLED
+
+
+async def test_a_child_that_is_cancelled_alone_is_a_failure_and_no_cancellation_of_its_parent(client: Client) -> None:
+    world = World()
+    async with working(client, world) as queue:
+        handle = await begin(client, queue, "Outer")
+        child = client.get_workflow_handle(f"{handle.id}/probe")
+        await until(handle, lambda s: (step := s.step("probe")) and step.state is State.RUNNING)
+        await until(child, at_gate)
+        await child.cancel()
+        error = await failure(handle)
+    assert (error.type, outcome(error).outcome) == ("Cancelled", Outcome.FAILED)
+    assert error.message.startswith("Probe was cancelled")
+    assert world.done == ["own=2", "own=1"]
+
+
+@workflow.defn(name="AbortedAsItStarts")
+class AbortedAsItStarts(Runbook[ProbeInput]):
+    """Is told to stop between the start of a run beside it and the server's word that it has started."""
+
+    spec = Outer.spec
+
+    @workflow.run
+    async def run(self, *payload: Any) -> RunbookResult:
+        return await self.conduct(payload)
+
+    async def procedure(self, inp: ProbeInput) -> str:
+        stop = asyncio.create_task(self._stop())
+        await start_beside(self, "beside", "Probe", inp.model_copy(update={"stage": "stage-beside"}), title="Beside")
+        await stop
+        await self.change("own", World.set, Set(name="own", value=2), would="set own", undo=None)
+        return "it was not heard"
+
+    async def _stop(self) -> None:
+        await workflow.wait_condition(lambda: self.state.step("beside") is not None)
+        self.abort({"by": "bob"})
+
+
+async def test_an_abort_while_a_run_beside_is_being_started_is_heard(client: Client) -> None:
+    world = World()
+    async with working(client, world, AbortedAsItStarts) as queue:
+        handle = await begin(client, queue, "AbortedAsItStarts")
+        error = await failure(handle)
+        beside = [run.id async for run in client.list_workflows(f'WorkflowId STARTS_WITH "{handle.id}/beside"')]
+        for run in beside:
+            await client.get_workflow_handle(run).terminate()
+    assert error.type == "Aborted"
+    assert world.done == []
 
 
 async def test_a_childs_failure_is_the_parents_in_its_own_words(client: Client) -> None:
