@@ -40,7 +40,10 @@ def _by_aws(parsed: dict[str, Any], **_: Any) -> None:
     """AWS gives every answer an id. Without it a page of some proxy would pass for an object, or for a change made."""
     answer = parsed["ResponseMetadata"]
     if answer["HTTPStatusCode"] < 300 and "RequestId" not in answer:
-        raise passing("what answered is not AWS, perhaps a proxy on the way. It is tried again", type="NotAws")
+        raise passing(
+            "what answered is not AWS, perhaps a proxy on the way. Look what is between the worker and AWS",
+            type="NotAws",
+        )
 
 
 class Aws:
