@@ -303,3 +303,4 @@ class LockUpdate(Message):
     granted: bool
     position: int | None = None
     holder: str | None = None
+    run: str | None = Field(None, description="First run of the workflow that asked: its id may be another one's now")

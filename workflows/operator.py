@@ -301,7 +301,7 @@ class OperatorSurface:
 
     def _lock_update(self, message: LockUpdate) -> None:
         before = self.state.lock
-        if before.held:
+        if before.held or message.run not in (None, workflow.info().first_execution_run_id):
             return
         self.state.lock = LockState(held=message.granted, position=message.position, holder=message.holder)
         if not message.granted and before != self.state.lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +21,7 @@ class LockInput(BaseModel):
 
     stage: str
     holder: LockRequest | None = None
+    since: datetime | None = None
     queue: list[LockRequest] = Field(default_factory=list)
     guests: list[LockRequest] = Field(default_factory=list)
 
@@ -48,6 +50,8 @@ class StageLock:
         self._news = False
         self._doubt = False
         self._told: dict[str, dict[str, Any]] = {}
+        self._early: list[tuple[Callable[[LockRequest], None], LockRequest]] | None = []
+        """What was sent before the run began; None once it has."""
 
     @workflow.run
     async def run(self, *payload: Any) -> None:
@@ -55,9 +59,7 @@ class StageLock:
             start = read(LockInput, payload)
         except BadMessage as error:
             raise ApplicationError(f"StageLock {error}", type="BadInput", non_retryable=True) from None
-        self._view.stage = start.stage
-        for request in ([start.holder] if start.holder else []) + start.queue + start.guests:
-            self._enqueue(request)
+        self._begin_from(start)
         while True:
             await self._settle()
             if self._doubt:
@@ -67,9 +69,7 @@ class StageLock:
                 return
             if workflow.info().is_continue_as_new_suggested() and not self._news:
                 view = self._view
-                workflow.continue_as_new(
-                    LockInput(stage=view.stage, holder=view.holder, queue=view.queue, guests=view.guests)
-                )
+                workflow.continue_as_new(LockInput.model_validate(view.model_dump()))
             try:
                 await workflow.wait_condition(
                     lambda: self._news,
@@ -78,6 +78,19 @@ class StageLock:
                 )
             except TimeoutError:
                 await self._free_if_ended()
+
+    def _begin_from(self, start: LockInput) -> None:
+        """Go on where the run before this one left off, then do what was asked of this one before it began."""
+        early, self._early = self._early or [], None
+        self._view.stage = start.stage
+        as_it_was = start.holder is not None and workflow.patched("a lock goes on as it was")
+        if as_it_was:
+            self._view = LockView.model_validate(start.model_dump())
+        for act, request in early:
+            act(request)
+        if not as_it_was:
+            for request in ([start.holder] if start.holder else []) + start.queue + start.guests:
+                self._enqueue(request)
 
     async def _settle(self) -> None:
         """Grant a free stage to the next in the queue and tell everybody where they stand."""
@@ -100,12 +113,15 @@ class StageLock:
                 self._drop(request.run_id)
 
     async def _tell(self, request: LockRequest, **update: Any) -> bool:
-        """Signal a run where it stands. False when the run has ended, which frees what it held or waited for."""
+        """Signal a run where it stands. False when the run has ended, which frees what it held or waited for.
+
+        Its id may have been given to another run since: that one sees by ``run`` that it is not meant.
+        """
         if self._told.get(request.run_id) == update:
             return True
         handle = workflow.get_external_workflow_handle(request.workflow_id)
         try:
-            await handle.signal("lock_update", update)
+            await handle.signal("lock_update", {**update, "run": request.run_id})
         except FailureError:
             return False
         self._told[request.run_id] = update
@@ -162,11 +178,16 @@ class StageLock:
     def release(self, *payload: Any) -> None:
         self._on(payload, lambda request: self._drop(request.run_id))
 
-    def _on(self, payload: tuple[Any, ...], act: Any) -> None:
+    def _on(self, payload: tuple[Any, ...], act: Callable[[LockRequest], None]) -> None:
         try:
-            act(read(LockRequest, payload))
+            request = read(LockRequest, payload)
         except BadMessage as error:
             workflow.logger.warning("lock of %s ignored a message: %s", self._view.stage, error)
+            return
+        if self._early is None:
+            act(request)
+        else:
+            self._early.append((act, request))
 
     @workflow.query(description="Who has the stage, since when, and who waits, in order")
     def lock(self, *_ignored: Any) -> LockView:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
-from temporalio.client import Client
+import pytest
+from temporalio import workflow
+from temporalio.client import Client, WorkflowHandle
 
-from activities.locks import lock_id
+from activities.locks import LockRequest, lock_id
+from tests.histories import keep
+from tests.patience import eventually
 from tests.workflows.probe import World, at_gate, begin, failure, progress, until, working
+from workflows import policy
 from workflows.stage_lock import LockView
 
 STAGE = "stage-locked-{}"
@@ -20,6 +26,20 @@ async def queued(handle: Any, position: int) -> None:
 
 async def view(client: Client, stage: str) -> LockView:
     return LockView.model_validate(await client.get_workflow_handle(lock_id(stage)).query("lock"))
+
+
+async def seen(client: Client, stage: str, holds: Any) -> LockView:
+    """The lock as soon as ``holds`` of it."""
+
+    async def look() -> LockView | None:
+        return found if holds(found := await view(client, stage)) else None
+
+    return await eventually(look, f"the lock of {stage}")
+
+
+def request_of(handle: WorkflowHandle[Any, Any], stage: str, **more: Any) -> LockRequest:
+    assert handle.result_run_id is not None
+    return LockRequest(stage=stage, workflow_id=handle.id, run_id=handle.result_run_id, runbook="Probe", **more)
 
 
 async def test_others_queue_visibly_and_go_in_order(client: Client) -> None:
@@ -89,3 +109,93 @@ async def test_a_dry_run_takes_no_lock(client: Client) -> None:
         dry = await begin(client, queue, stage=stage, dry_run=True)
         await asyncio.wait_for(dry.result(), 180)
         await first.terminate()
+
+
+async def test_a_lock_whose_history_is_long_goes_on_as_it_was(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = False
+
+    def suggested(info: workflow.Info) -> bool:
+        return long and info.workflow_type == "StageLock" and info.continued_run_id is None
+
+    monkeypatch.setattr(workflow.Info, "is_continue_as_new_suggested", suggested)
+    world, stage = World(), STAGE.format("long")
+    async with working(client, world) as queue:
+        holder = await begin(client, queue, "Outer", stage=stage)
+        await until(holder, lambda s: (step := s.step("probe")) and step.state == "running")
+        guest = client.get_workflow_handle(f"{holder.id}/probe")
+        await until(guest, at_gate)
+        urgent = await begin(client, queue, stage=stage, incident="inc-7", severity="P1")
+        await queued(urgent, 1)
+        second = await begin(client, queue, stage=stage)
+        await queued(second, 2)
+        before = await view(client, stage)
+        first_run = (await client.get_workflow_handle(lock_id(stage)).describe()).run_id
+        long = True
+        third = await begin(client, queue, stage=stage)
+        await queued(third, 3)
+        after = await seen(client, stage, lambda found: len(found.queue) == 3)
+        assert (await client.get_workflow_handle(lock_id(stage)).describe()).run_id != first_run
+        assert (after.holder, after.since, after.guests) == (before.holder, before.since, before.guests)
+        assert [request.workflow_id for request in after.queue] == [urgent.id, second.id, third.id]
+        assert [request.workflow_id for request in after.guests] == [guest.id]
+        assert not (await progress(urgent)).lock.held
+        for handle in (third, second):
+            await handle.signal("abort", {"by": "bob"})
+            await failure(handle)
+        await guest.signal("reject", {"by": "bob"})
+        await failure(holder)
+        await until(urgent, at_gate)
+        await urgent.signal("abort", {"by": "bob"})
+        await failure(urgent)
+        lock = client.get_workflow_handle(lock_id(stage))
+        await asyncio.wait_for(lock.result(), 180)
+        await keep(lock, "StageLock", "went-on-as-it-was")
+
+
+async def test_what_is_sent_to_a_lock_before_it_goes_on_is_done_then(client: Client) -> None:
+    world, stage = World(), STAGE.format("early")
+    async with working(client, world) as queue:
+        first, second, third = [await begin(client, queue) for _ in range(3)]
+        for handle in (first, second, third):
+            await until(handle, at_gate)  # each has a stage of its own: whatever this lock says changes nothing
+        await client.start_workflow(
+            "StageLock",
+            {"stage": stage, "holder": request_of(first, stage), "queue": [request_of(second, stage)]},
+            id=lock_id(stage),
+            task_queue=queue,
+            start_signal="request",
+            start_signal_args=[request_of(third, stage, elders=(first.id,))],
+        )
+        found = await view(client, stage)
+        assert (found.holder, found.queue) == (request_of(first, stage), [request_of(second, stage)])
+        assert [guest.workflow_id for guest in found.guests] == [third.id]
+        for handle in (first, second, third):
+            await handle.terminate()
+        await client.get_workflow_handle(lock_id(stage)).terminate()
+
+
+async def test_a_grant_is_not_taken_for_a_run_of_the_same_name_before(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy, "LOCK_CHECK", timedelta(seconds=2))
+    world, stage = World(), STAGE.format("again")
+    async with working(client, world) as queue:
+        first = await begin(client, queue, stage=stage)
+        await until(first, at_gate)
+        dead = await begin(client, queue, stage=stage)
+        await queued(dead, 1)
+        third = await begin(client, queue, stage=stage)
+        await queued(third, 2)
+        await dead.terminate()
+        again = await client.start_workflow(
+            "Probe", {"stage": stage, "reason": "test", "requested_by": "ann"}, id=dead.id, task_queue=queue
+        )
+        await queued(again, 3)
+        await first.signal("abort", {"by": "bob"})
+        await failure(first)
+        await until(third, at_gate)  # the dead one was passed over
+        assert not (await progress(again)).lock.held
+        await third.signal("abort", {"by": "bob"})
+        await failure(third)
+        await until(again, at_gate)
+        await again.terminate()
