@@ -81,20 +81,15 @@ class Incident(Afterwards):
 
     async def procedure(self, inp: IncidentInput) -> str:
         self._speak_through_the_drills_channel(inp)
-        part = self._resume_from(self.cursor)
-        if part is None:
+        if not self._resume_from(self.cursor):
             await self._first_look(inp)
             if inp.dry_run:
                 return f"would be a {self.book.severity}: {self._concluded()}"
-        while True:
-            if part != "after":
+        while not self._over:
+            if not self.book.reached("resolved"):
                 await self._respond()
-            part = None
             await self.give_stage_back()
-            await self.document()
-            if await self.follow():
-                break
-            self._reopened = False
+            await self.see_out()
         self.facts |= score(self.situation)
         return f"{self.book.worst} resolved and closed: {self.situation.cause or self._concluded()}"
 
@@ -210,13 +205,13 @@ class Incident(Afterwards):
         quiet = {"chat": self.policy.drill or channels.chat, "page": (), "mail": (), "ticket": (), "stakeholders": ()}
         self.stage = self.stage.model_copy(update={"channels": channels.model_copy(update=quiet)})
 
-    def _resume_from(self, cursor: dict[str, Any] | None) -> str | None:
+    def _resume_from(self, cursor: dict[str, Any] | None) -> bool:
         if cursor is None:
-            return None
+            return False
         self.situation = Situation.model_validate(cursor["situation"])
         self._lock_asked = self.situation.holds_stage
         self.refresh()
-        return str(cursor["part"])
+        return True
 
     def _concluded(self) -> str:
         found = self.situation.conclusion

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timedelta
 
 from temporalio import workflow
@@ -30,58 +31,75 @@ _AROUND = timedelta(minutes=10)
 class Afterwards(Recovery):
     """The document's steps 9 and 10, and what comes of them."""
 
+    async def see_out(self) -> None:
+        """Until nothing is left to do and the run is over, or it has broken out again: then people wait for nothing."""
+        work = asyncio.create_task(self._afterwards())
+        try:
+            await workflow.wait_condition(lambda: work.done() or not self.book.reached("resolved"))
+            if self.book.reached("resolved") or not workflow.patched("what comes during the afterwards counts"):
+                await work
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+        if self.book.reached("resolved") and not self._over:
+            await self.carry_on("after")
+
+    async def _afterwards(self) -> None:
+        if self.book.reached("resolved"):
+            await self.document()
+            await self.follow()
+
     async def document(self) -> None:
         """Once an outbreak: record, draft, ticket and invitation. None of it decides an outcome."""
         situation, book = self.situation, self.book
-        if situation.written_for == book.episode:
+        resolved, episode = book.milestones["resolved"], book.episode
+        if situation.written_for == episode:
             return
-        resolved = book.milestones["resolved"]
         self.say(f"resolved after {length(resolved - book.opened_at)}")
         await self._open_ticket()
         deadline = next((c.due for c in book.clocks if c.met_by == "post_mortem" and c.runs), None)
         if deadline is not None:
             situation.meeting_at = incident_clocks.post_mortem_slot(self.policy, resolved, deadline)
-        written = await self._write()
-        situation.written_for = book.episode
+        written = await self._write(resolved)
+        situation.written_for = episode
         if written is not None:
             self.check("document", True, written.documents["md"])
             await self._invite(written)
         resolution = f"Resolved after {length(resolved - book.opened_at)}: {situation.headline}"
-        self.announce(f"resolved-{book.episode}", resolution, self._outcome())
+        self.announce(f"resolved-{episode}", resolution, self._outcome())
         self.news()
 
-    async def follow(self) -> bool:
-        """Until the post-mortem was held and every action is done or handed on. False when it has broken out again."""
+    async def follow(self) -> None:
+        """Until the post-mortem was held and every action is done or handed on, or the history is long."""
         situation = self.situation
         step = self._find_step("actions", None, Kind.WAIT)
-        step.state, step.started_at = State.WAITING, step.started_at or workflow.now()
-        while not situation.may_close():
-            if self._reopened:
-                return False
-            self._enter(Phase.WAITING)
-            for event in incident_clocks.take(self.book, self.policy, workflow.now()):
-                self._due_now(event)
-            for action in due_reminders(situation, self.policy, workflow.now()):
-                self._remind(action)
-            await self._ticket_actions()
-            if self.history_is_long:
-                await self.carry_on("after")
-            moments = [incident_clocks.next_due(self.book, self.policy), situation.next_reminder()]
-            due = min((moment for moment in moments if moment is not None), default=None)
-            step.summary = f"open actions: {sum(action.open for action in situation.actions)}"
-            self.refresh()
-            if not (situation.may_close() or self._reopened):
-                await self._until_news(self._news, due, "the post-mortem and its actions")
-        if self._reopened:
-            return False
-        step.state, step.ended_at = State.DONE, workflow.now()
-        held = self.book.reached("post_mortem")
-        self.check("post-mortem-held", held, "held" if held else "none is due at this severity")
-        done = [action for action in situation.actions if action.done_at]
-        handed = len(situation.actions) - len(done)
-        self.check("actions", True, f"{len(done)} done, {handed} handed on")
-        await self._write()
-        return True
+        while not self._over:
+            step.state, step.started_at, step.ended_at = State.WAITING, step.started_at or workflow.now(), None
+            while not situation.may_close():
+                if not self.book.reached("resolved"):
+                    return
+                self._enter(Phase.WAITING)
+                for event in incident_clocks.take(self.book, self.policy, workflow.now()):
+                    self._due_now(event)
+                for action in due_reminders(situation, self.policy, workflow.now()):
+                    self._remind(action)
+                await self._ticket_actions()
+                if self.history_is_long:
+                    return
+                moments = [incident_clocks.next_due(self.book, self.policy), situation.next_reminder()]
+                due = min((moment for moment in moments if moment is not None), default=None)
+                step.summary = f"open actions: {sum(action.open for action in situation.actions)}"
+                self.refresh()
+                if self.book.reached("resolved") and not situation.may_close():
+                    await self._until_news(self._news, due, "the post-mortem and its actions")
+            step.state, step.ended_at = State.DONE, workflow.now()
+            held = self.book.reached("post_mortem")
+            self.check("post-mortem-held", held, "held" if held else "none is due at this severity")
+            done = [action for action in situation.actions if action.done_at]
+            handed = len(situation.actions) - len(done)
+            self.check("actions", True, f"{len(done)} done, {handed} handed on")
+            await self._write(self.book.milestones["resolved"])
+            self._over = situation.may_close() or not workflow.patched("what comes during the afterwards counts")
 
     async def carry_on(self, part: str) -> None:
         """Go on in a run with a short history; what that cuts off the timeline is kept for the documents."""
@@ -91,9 +109,8 @@ class Afterwards(Recovery):
 
     # --- the documents --------------------------------------------------------------------------------------------
 
-    async def _write(self) -> Written | None:
+    async def _write(self, resolved: datetime) -> Written | None:
         """The draft from the timeline as it is now, with the charts of the metrics and the actions marked on them."""
-        resolved = self.book.milestones["resolved"]
         charts = await self._charts(resolved)
         post_mortem = PostMortem(
             entry=self._entry(resolved),

@@ -46,7 +46,6 @@ class Desk(Probing[IncidentInput]):
         self._early: list[Callable[[Book], None]] = []
         self._chosen: str | None = None
         self._asked_to_resolve: str | None = None
-        self._reopened = False
         self._over = False
         self._leaving = False
         """Whether the parts that run side by side are to end. Said as well as cancelled, because runs of before
@@ -92,7 +91,7 @@ class Desk(Probing[IncidentInput]):
         self.news()
 
     def _running(self) -> None:
-        if self.state.outcome or self._undoing or self._aborted:
+        if self._over or self.state.outcome or self._undoing or self._aborted:
             raise Refused("the incident is closing")
 
     @workflow.query(
@@ -282,7 +281,6 @@ class Desk(Probing[IncidentInput]):
         situation = self.situation
         situation.good_since, situation.bad_row, situation.was_bad = None, 0, True
         self._asked_to_resolve = None
-        self._reopened = True
         self.say(f"RELAPSE, outbreak {self.book.episode}: {why}", level="error")
         self.announce(f"relapse-{self.book.episode}", f"RELAPSE: {situation.headline}", why, severity="critical")
         self.news()

@@ -303,7 +303,6 @@ class Response(Desk):
                 self.news()
             case Turn.RELAPSED:
                 self._break_out(text)
-                self._reopened = False  # it was not resolved yet: the response simply goes on
             case Turn.DID_NOT_HELP:
                 self.say(f"{self._last_tried()} did not help: after {HELPS_WITHIN} looks still {text}", level="warning")
                 await self.look_again()

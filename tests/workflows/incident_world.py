@@ -73,6 +73,10 @@ class World:
         """Names of activities that fail, or of pagers that take nothing."""
         self.hanging: set[str] = set()
         """Names of activities that never answer."""
+        self.hold: dict[str, asyncio.Event] = {}
+        """By name of an activity that tells people: it answers when this is set."""
+        self.held: list[str] = []
+        """Who waits, or has waited, for that."""
 
     @property
     def bad(self) -> bool:
@@ -84,6 +88,11 @@ class World:
             await asyncio.sleep(3600)
         if name in self.down:
             raise ApplicationError(f"{name} is down", type="Unavailable")
+
+    async def _let_go(self, name: str) -> None:
+        if name in self.hold:
+            self.held.append(name)
+            await self.hold[name].wait()
 
     # --- looking --------------------------------------------------------------------------------------------------
 
@@ -204,6 +213,7 @@ class World:
 
     @activity.defn(name="notifications.page")
     async def page(self, page: Page) -> Delivery:
+        await self._let_go("page")
         attempts = []
         for name in page.channels.page:
             ok = name not in self.down
@@ -222,6 +232,7 @@ class World:
 
     @activity.defn(name="notifications.announce")
     async def announce(self, message: Announcement) -> Delivery:
+        await self._let_go("announce")
         if "chat" in self.down:
             raise ApplicationError("slack is down", type="NobodyTookIt")
         self.said.append((_now(), message))
@@ -229,20 +240,26 @@ class World:
 
     @activity.defn(name="notifications.mail")
     async def mail(self, mail: Mail) -> Delivery:
+        await self._let_go("mail")
+        if "mail" in self.down:
+            raise ApplicationError("no mail server took it", type="NobodyTookIt")
         self.mails.append(mail)
         return Delivery(delivered_by="ses")
 
     @activity.defn(name="tickets.create")
     async def ticket(self, request: TicketRequest) -> TicketRef:
+        await self._let_go("ticket")
         self.tickets.append(request)
         return TicketRef(system="tickets", id=str(len(self.tickets)), url=f"http://tickets/{len(self.tickets)}")
 
     @activity.defn(name="reports.write")
     async def report(self, _record: RunRecord) -> dict[str, str]:
+        await self._let_go("report")
         return {"html": "s3://records/report.html"}
 
     @activity.defn(name="post_mortem.write")
     async def write(self, post_mortem: PostMortem) -> Written:
+        await self._let_go("write")
         self.written.append(post_mortem)
         self.documents.append(render(post_mortem))
         calendar = invitation(post_mortem.meeting).decode() if post_mortem.meeting else None
