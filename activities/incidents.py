@@ -35,6 +35,12 @@ INCIDENT_TYPE = "Incident"
 ANSWER = timedelta(seconds=10)
 """How long a worker may take to accept the alert. The incident exists even when none does."""
 
+CLOSING = "Closing"
+"""Type of the error when the incident of the problem is just closing."""
+
+_CLOSING = ("Refused", "AcceptedUpdateCompletedWorkflow")
+"""How an incident answers then: it says so, or has ended before it could answer."""
+
 
 class OpenIncident(Facts):
     """A problem, as whoever noticed it describes it."""
@@ -77,7 +83,8 @@ async def open_incident(client: Client, task_queue: str, problem: OpenIncident) 
     """Update-with-start: whoever is first opens it, everybody else joins.
 
     Raises:
-        ApplicationError: Temporal is away (may pass), or the incident refused the alert (lasting).
+        ApplicationError: Temporal is away or the incident is just closing, after which a new one can be opened (both
+            pass), or the incident cannot read the alert (lasting).
     """
     workflow_id = incident_id(problem.stage, problem.key)
     given: dict[str, Any] = {
@@ -117,6 +124,8 @@ async def open_incident(client: Client, task_queue: str, problem: OpenIncident) 
     except WorkflowUpdateFailedError as error:
         cause = error.cause
         message = cause.message if isinstance(cause, ApplicationError) else str(cause)
+        if isinstance(cause, ApplicationError) and cause.type in _CLOSING:
+            raise passing(f"{workflow_id} is closing: try again until a new one opens", type=CLOSING) from None
         raise lasting(f"the incident {workflow_id} did not take the alert: {message}", type="Refused") from None
     except WorkflowUpdateRPCTimeoutOrCancelledError:
         return _nobody_yet(workflow_id)

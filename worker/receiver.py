@@ -30,7 +30,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.clients import Aws
 from activities.incident_policy import SeverityName
-from activities.incidents import OpenIncident, open_incident
+from activities.incidents import CLOSING, OpenIncident, open_incident
 from activities.secret_refs import SecretResolver
 from activities.settings import ConfigError, Receiver, Settings, load_settings
 from worker.sns import NotGenuineError, Sns, of_alarm
@@ -167,6 +167,10 @@ async def deliver(spool: Spool, arrived: asyncio.Event, task_queue: str, reach: 
                 try:
                     opened = await open_incident(client, task_queue, problem)
                 except ApplicationError as error:
+                    if error.type == CLOSING:
+                        logging.info("alert %s: %s", problem.alert, error.message)
+                        unanswered += 1
+                        continue
                     if not error.non_retryable:
                         raise
                     logging.error("alert %s is set aside: %s", problem.alert, error.message)
@@ -178,7 +182,7 @@ async def deliver(spool: Spool, arrived: asyncio.Event, task_queue: str, reach: 
                 else:
                     spool.done(path)
             if unanswered:
-                raise ApplicationError("no worker has answered yet")
+                raise ApplicationError("no worker has answered yet, or the incident is closing")
         except (ApplicationError, ConnectionProblem, OSError) as error:
             logging.warning("alerts wait on the disk (%d): %s", spool.count(), error)
             await asyncio.sleep(pause)

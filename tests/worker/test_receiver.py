@@ -20,12 +20,13 @@ from cryptography.x509.oid import NameOID
 from starlette.applications import Starlette
 from temporalio.client import Client
 
+from activities.incidents import OpenIncident
 from activities.settings import AlarmRule, Receiver, Settings
 from sandbox.ports import any_free
 from tests.hostile import VALUES, WORDS, Sent
 from tests.patience import soon
 from tests.workflows.incident_world import World, situation, working
-from worker.receiver import Desk, receive
+from worker.receiver import Desk, deliver, receive
 from worker.sns import Sns, signed_text
 from worker.spool import Spool
 from workflows.connection import ConnectionProblem
@@ -255,3 +256,36 @@ async def test_what_arrives_while_temporal_is_away_is_kept_and_delivered_once(
         assert (seen.alerts, seen.repeats) == (["a-1", "a-2"], 1)
         assert len(world.pages) == 1
         await handle.terminate()
+
+
+async def test_an_alert_to_a_closing_incident_waits_and_holds_no_other_up(client: Client, tmp_path: Path) -> None:
+    world, spool = World("none"), Spool(tmp_path / "spool")
+    world.hold["report"] = asyncio.Event()
+
+    async def reach() -> Client:
+        return client
+
+    def problem(key: str, alert: str) -> OpenIncident:
+        return OpenIncident(stage=queue, reason=key, key=key, alert=alert, source="alarm", severity="P4")
+
+    async with working(client, world) as queue:
+        arrived = asyncio.Event()
+        spool.keep(problem("errors", "a-1"))
+        delivering = asyncio.create_task(deliver(spool, arrived, queue, reach))
+        await soon(lambda: spool.count() == 0)
+        handle = client.get_workflow_handle(f"incident-{queue}-errors")
+        await handle.execute_update("resolve", {"by": "ann"})
+        await soon(lambda: "report" in world.held)
+        for waiting in (problem("errors", "a-2"), problem("latency", "a-3")):
+            spool.keep(waiting)
+        arrived.set()
+        await soon(lambda: spool.count() == 1)
+        assert [kept.alert for _, kept in spool.waiting()] == ["a-2"]
+        world.hold.pop("report").set()
+        await soon(lambda: spool.count() == 0)
+        assert list((tmp_path / "spool" / "refused").iterdir()) == []
+        assert (await situation(handle)).alerts == ["a-2"], "a new incident"
+        delivering.cancel()
+        await asyncio.gather(delivering, return_exceptions=True)
+        for key in ("errors", "latency"):
+            await client.get_workflow_handle(f"incident-{queue}-{key}").terminate()

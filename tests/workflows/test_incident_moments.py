@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowHandle
+from temporalio.exceptions import ApplicationError
 
+from activities.incidents import OpenIncident, open_incident
 from tests.histories import keep
-from tests.patience import soon
+from tests.patience import eventually, soon
 from tests.workflows.incident_world import World, begin, send, situation, working
 from tests.workflows.probe import progress, until
 from workflows.model import Outcome, RunbookResult, RunState
@@ -82,4 +84,40 @@ async def test_what_comes_during_the_last_writing_is_not_lost(client: Client) ->
         world.hold.pop("write").set()
         assert (await progress(handle)).outcome is None
         await keep(handle, "Incident", "relapses-at-the-end")
+        await handle.terminate()
+
+
+@pytest.mark.parametrize("busy", ["announce", "report"])
+async def test_an_alert_to_a_closing_incident_is_tried_again_until_it_opens_a_new_one(
+    client: Client, busy: str
+) -> None:
+    world = World("none")
+    async with working(client, world) as queue:
+        problem = OpenIncident(
+            stage=f"stage-{queue}", reason="errors", key="errors", alert="a-1", source="alarm", severity="P4"
+        )
+        handle = client.get_workflow_handle((await open_incident(client, queue, problem)).workflow_id)
+        first = (await handle.describe()).run_id
+        await until(handle, lambda s: s.step("tree").ended_at is not None)
+        world.hold[busy] = asyncio.Event()
+        await send(handle, "resolve", cause="a typo")
+
+        async def closing() -> bool:
+            seen = (await handle.describe()).raw_description
+            pending = {activity.activity_id.partition("-")[0] for activity in seen.pending_activities}
+            return (
+                len(world.written) == 2 and pending <= {"tell", "record"} and not seen.HasField("pending_workflow_task")
+            )
+
+        await eventually(closing, "closing")
+        again = problem.model_copy(update={"alert": "a-2"})
+        for _ in range(2):
+            with pytest.raises(ApplicationError, match="is closing: try again") as refused:
+                await open_incident(client, queue, again)
+            assert not refused.value.non_retryable
+        world.hold.pop(busy).set()
+        result = await client.get_workflow_handle(handle.id, run_id=first).result()
+        assert RunbookResult.model_validate(result).outcome is Outcome.COMPLETED
+        assert (await open_incident(client, queue, again)).new
+        assert (await handle.describe()).run_id != first
         await handle.terminate()
