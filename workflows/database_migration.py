@@ -15,9 +15,10 @@ from workflows import migration_plan, policy
 from workflows.backup_models import DatabaseBackupInput, DatabaseRestoreInput
 from workflows.database_migration_model import AddIndex, DatabaseMigrationInput
 from workflows.gates import plan_hash
+from workflows.migration_change import left_behind
 from workflows.migration_plan import Rehearsal
 from workflows.migration_validation import CHECKLIST, VALIDATION, ValidationSteps
-from workflows.model import Kind, Outcome, RunbookResult, Scalar, StepSpec
+from workflows.model import Kind, Outcome, RunbookResult, Scalar, State, StepSpec
 from workflows.runbook import RunbookSpec
 from workflows.steps import describe
 
@@ -264,7 +265,7 @@ class DatabaseMigration(ValidationSteps):
                 case _:
                     assert_never(inp.change.kind)
         except ChildWorkflowError as error:
-            self._left = _left_behind(error)
+            self._left = left_behind(error)
             if self.stops(error):
                 raise
             raise self.stop(describe(error)[0], "ChangeFailed") from None
@@ -278,16 +279,29 @@ class DatabaseMigration(ValidationSteps):
         state = await self.observe("state-after", Migrations.look, self.request(), title="What state it is in")
         if state is not None:
             self.facts["state_after"] = state.summary
+        note = f"State: {state.summary if state else 'not known'}"
         left = [line for line in (self._left, self.changed_for_good(state)) if line]
-        if left and self._reference is not None:
-            await self._offer_restore(left, state)
-        elif left:
+        told = self._told_already()
+        if told and self._reference is not None and not workflow.patched("offer-the-backup-when-the-undo-fails"):
+            told = []
+        if self._reference is None:
             self.state.left_undone += left
-        return f"State: {state.summary if state else 'not known'}"
+        elif (left or told) and await self._offer_restore(left, told, state):
+            note += f", then {self._reference} was restored"
+        return note
 
-    async def _offer_restore(self, left: list[str], state: MigrationState | None) -> None:
+    def _told_already(self) -> list[str]:
+        """What the undo could not put back of the database: it stands in the record, or in what failed."""
+        failed = [step for step in self.state.steps if step.kind is Kind.UNDO and step.state is State.FAILED]
+        lines = [
+            f"{step.title}: {step.summary}" for step in failed if step.id.startswith(("undo-change", "undo-sweep-"))
+        ]
+        return [*lines, self.left_by_sweep] if self.left_by_sweep else lines
+
+    async def _offer_restore(self, left: list[str], told: list[str], state: MigrationState | None) -> bool:
+        """Ask, and restore after a yes. True when the backup is back, and so nothing is left any more."""
         plan: dict[str, Scalar] = {
-            "left": "; ".join(left),
+            "left": "; ".join((*left, *told)),
             "state": state.summary if state else "not known",
             "backup": self._reference,
             "made": str(self._backup_at),
@@ -302,6 +316,9 @@ class DatabaseMigration(ValidationSteps):
             await self.run_child("restore", "DatabaseRestore", wanted, title="Restore the backup")
         except (ActivityError, ApplicationError, ChildWorkflowError) as error:
             self.state.left_undone += [*left, f"the backup was not restored: {describe(error)[0]}"]
+            return False
+        self.state.left_undone = [line for line in self.state.left_undone if not line.startswith(tuple(told))]
+        return True
 
     # --- the record ---------------------------------------------------------------------------------------------
 
@@ -329,12 +346,3 @@ class DatabaseMigration(ValidationSteps):
             self.facts["migration_log"] = logged.location
         except ActivityError as error:
             self.say(f"not entered in the migration log: {describe(error)[0]}", level="error")
-
-
-def _left_behind(error: ChildWorkflowError) -> str | None:
-    """What a failed child says that it could not put back."""
-    cause = error.cause
-    if isinstance(cause, ApplicationError) and cause.details:
-        result = RunbookResult.model_validate(cause.details[0])
-        return "; ".join(result.left_undone) or None
-    return None

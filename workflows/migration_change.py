@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
+from temporalio.exceptions import ApplicationError, ChildWorkflowError
 
 from activities.api import Api, SampleCall
 from activities.batch_models import UpdateOrder
@@ -37,6 +38,8 @@ class ChangeSteps(WindowSteps[DatabaseMigrationInput]):
         self.sample_before: SampleCall | None = None
         self.leaves_filter = True
         """Whether an updated document no longer matches the filter, as the update itself found out."""
+        self.left_by_sweep: str | None = None
+        """What a failed update of late writers could not put back."""
         self._sweeps = 0
         self._update_begun = False
 
@@ -234,7 +237,11 @@ class ChangeSteps(WindowSteps[DatabaseMigrationInput]):
         change = self.inp.change
         if not isinstance(change, AddIndex):
             self._sweeps += 1
-            await self.run_update(f"sweep-{self._sweeps}", change)
+            try:
+                await self.run_update(f"sweep-{self._sweeps}", change)
+            except ChildWorkflowError as error:
+                self.left_by_sweep = left_behind(error)
+                raise
 
     def changed_for_good(self, state: MigrationState | None) -> str | None:
         """What stays although the run failed, because it has no undo; judged by what is left to migrate now."""
@@ -243,3 +250,12 @@ class ChangeSteps(WindowSteps[DatabaseMigrationInput]):
         if state is not None and self._countable() and (state.remaining or 0) >= (self.before.remaining or 0):
             return None
         return f"{self.inp.change.described()}: what was updated stays, there is no journal"
+
+
+def left_behind(error: ChildWorkflowError) -> str | None:
+    """What a failed child says that it could not put back."""
+    cause = error.cause
+    if isinstance(cause, ApplicationError) and cause.details:
+        result = RunbookResult.model_validate(cause.details[0])
+        return "; ".join(result.left_undone) or None
+    return None

@@ -168,6 +168,8 @@ class World:
     @activity.defn(name="indexes.drop")
     async def drop(self, order: IndexOrder) -> IndexDropped:
         stage = order.stage.name.partition("-")[0]
+        if fault := self.fail.get(f"drop {stage}"):
+            raise ApplicationError(fault, type="Mongo13", non_retryable=True)
         self.index[stage] = None
         self.did(stage, "drop index")
         return IndexDropped(summary="dropped", dropped=True)
@@ -176,6 +178,8 @@ class World:
     async def revert(self, order: UpdateOrder) -> Reverted:
         stage = order.stage.name.partition("-")[0]
         assert order.journal
+        if fault := self.fail.get(f"revert {stage}"):
+            raise ApplicationError(fault, type="Mongo13", non_retryable=True)
         self.did(stage, "revert")
         return Reverted(summary="reverted", reverted=1, kept=0)
 

@@ -398,6 +398,73 @@ async def test_what_cannot_be_undone_is_offered_the_backup(client: Client, word:
         assert "production: deploy old" in world.done
 
 
+@pytest.mark.parametrize("word", ["approve", "reject"])
+async def test_a_journal_that_cannot_be_put_back_is_offered_the_backup(client: Client, word: str) -> None:
+    """The update is through; a no afterwards goes back by the journal, which the database refuses."""
+    world = World()
+    world.fail["revert production"] = "the user lacks a role"
+    async with working(client, world) as queue:
+        handle = await begin(client, queue, BACKFILL, release="new")
+        await until(handle, at_gate)
+        world.well = False
+        await handle.signal("approve", {"by": "bob"})
+        await answer(handle, "keep-migration", "reject", reason="errors")
+        state = await answer(handle, "restore-backup", word)
+        assert state.open_gate().plan["left"] == ("put the former values back by the journal: the user lacks a role")
+        error = await failure(handle)
+        restored = word == "approve"
+        assert (f"production: restore {BACKUP} replace" in world.done) is restored
+        assert (f"then {BACKUP} was restored" in error.message) is restored
+        assert (error.type == "LeftUndone") is not restored
+        assert bool(outcome(error).left_undone) is not restored
+        if restored:
+            await keep(handle, "DatabaseMigration", "restored-after-undo")
+
+
+async def test_an_index_that_cannot_be_dropped_is_offered_the_backup(client: Client) -> None:
+    world = World()
+    world.fail["deploy new"] = "the build is broken"
+    world.fail["drop production"] = "the user lacks a role"
+    world.live["staging"] = "new"
+    async with working(client, world) as queue:
+        handle = await begin(client, queue, INDEX, release="new")
+        await answer(handle, "approve-migration")
+        state = await answer(handle, "restore-backup", "reject")
+        assert state.open_gate().plan["left"] == f"drop index {NAME}: the user lacks a role"
+        error = await failure(handle)
+        assert error.type == "LeftUndone"
+        assert len(outcome(error).left_undone) == 2, "the index, and the backup that was not restored"
+
+
+async def test_code_that_cannot_be_put_back_is_not_offered_the_backup(client: Client) -> None:
+    world = World()
+    world.live["staging"] = "new"
+    world.fail["deploy old"] = "the build is gone"
+    async with working(client, world) as queue:
+        handle = await begin(client, queue, BACKFILL, release="new")
+        await until(handle, at_gate)
+        world.well = False
+        await handle.signal("approve", {"by": "bob"})
+        await answer(handle, "keep-migration", "reject", reason="errors")
+        assert (await failure(handle)).type == "LeftUndone"
+        assert "restore-backup" not in [gate.id for gate in (await progress(handle)).gates]
+
+
+async def test_late_writers_whose_update_stays_half_done_are_offered_the_backup(client: Client) -> None:
+    world = World()
+    async with working(client, world) as queue:
+        handle = await begin(client, queue, BACKFILL, release="new")
+        await until(handle, at_gate)
+        world.late = [7]
+        await handle.signal("approve", {"by": "bob"})
+        await until(handle, lambda s: (found := s.open_gate()) is not None and found.id == "late-writers")
+        world.fail["BatchedUpdate production"] = "left: 3 documents stay updated"
+        await handle.signal("approve", {"by": "bob", "gate": "late-writers"})
+        state = await answer(handle, "restore-backup", "reject")
+        assert state.open_gate().plan["left"] == "3 documents stay updated"
+        assert (await failure(handle)).type == "LeftUndone"
+
+
 async def test_a_backup_that_is_not_verified_stops_everything(client: Client) -> None:
     world = World()
     world.fail["DatabaseBackup production"] = "the disk is full"
