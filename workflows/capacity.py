@@ -29,6 +29,10 @@ class Assessed(NamedTuple):
     cost: str
     refused: str | None = None
     """Why it would make things worse, with the arithmetic."""
+    headroom: bool = False
+    """Whether it is known to run no fuller than planned, see ``HEADROOM``."""
+    priced: bool = True
+    """Whether ``cost`` is a sum."""
 
 
 def monthly(invocations: int | None, window: timedelta) -> float | None:
@@ -73,7 +77,9 @@ def memory(
             f"{used:.0f} MB are in use; x {MEMORY_RESERVE} = {used * MEMORY_RESERVE:.0f} MB are the least, and "
             f"{wanted_mb} MB are fewer: Lambda would end environments that need more"
         )
-    return Assessed(need, capacity, _memory_cost(wanted_mb, found, seen, window, ratio), refused)
+    headroom = used is not None and 0 < used <= wanted_mb * HEADROOM
+    cost, priced = _memory_cost(wanted_mb, found, seen, window, ratio)
+    return Assessed(need, capacity, cost, refused, headroom, priced)
 
 
 def _memory_need(found: FunctionState, seen: Reports | None) -> str:
@@ -89,17 +95,18 @@ def _memory_need(found: FunctionState, seen: Reports | None) -> str:
 
 def _memory_cost(
     wanted_mb: int, found: FunctionState, seen: Reports | None, window: timedelta, ratio: float | None
-) -> str:
+) -> tuple[str, bool]:
+    """In words, and whether it is a sum."""
     calls = monthly(seen.invocations if seen else None, window)
     if calls is None or seen is None or seen.average_ms is None:
         factor = wanted_mb / found.memory_mb
-        return f"x {factor:g} for the same durations; the traffic is not known, so no sum"
+        return f"x {factor:g} for the same durations; the traffic is not known, so no sum", False
     before = calls * seen.average_ms / 1000 * found.memory_mb / 1024 * _of(found).duration
     after = before * wanted_mb / found.memory_mb
     text = f"{money(before)} → {money(after)} a month for the same durations"
     if ratio is not None:
         text += f", {money(after * ratio)} with staging's (x {ratio:.2f})"
-    return _dated(text)
+    return _dated(text), True
 
 
 # --- provisioned concurrency --------------------------------------------------------------------------------------
@@ -134,7 +141,9 @@ def provisioned(executions: int, found: FunctionState, seen: Reports | None) -> 
     )
     environments = seen.environments if seen else None
     capacity = f"{executions} of {room}" + (f"; {environments} environments served the window" if environments else "")
-    return Assessed(need, capacity, cost, refused)
+    most = limit if found.reserved is not None or limit is None else now + limit
+    headroom = most is not None and executions <= most * HEADROOM
+    return Assessed(need, capacity, cost, refused, headroom)
 
 
 def _cold_need(seen: Reports | None) -> str:
@@ -185,7 +194,7 @@ def pool(
             f"larger pool exhausts the cluster sooner. What fits: at most {fitting} a pool, or a reserved "
             f"concurrency of {bound}" + (f", or a cluster of {fits}" if fits else "")
         )
-    return Assessed(need, arithmetic, _NO_COST, refused)
+    return Assessed(need, arithmetic, _NO_COST, refused, headroom=wanted * most <= room)
 
 
 def largest_pool(limit: int, environments: int) -> int:

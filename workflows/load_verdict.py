@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
 from activities.charts import Chart, Line
 from activities.load_models import LoadReport
+from activities.metrics import ErrorRate
 
 TOLERANCE = 0.1
 """Two figures closer than this are the same: tests of one service differ by as much from minute to minute."""
+
+ERROR_TOLERANCE = 0.005
+"""Shares of failed calls closer than half a point are the same."""
 
 
 class Change(StrEnum):
@@ -52,22 +57,65 @@ def compare(before: float | None, after: float | None, unit: str = "ms") -> Comp
     return Compared(Change.SAME, text)
 
 
+class Failed(NamedTuple):
+    """The share of calls that failed, and of how many."""
+
+    share: float | None
+    calls: float | None
+
+    @classmethod
+    def of_test(cls, facts: Mapping[str, object]) -> Failed:
+        return cls(_figure(facts, "error_rate"), _figure(facts, "requests"))
+
+    @classmethod
+    def of_metrics(cls, found: ErrorRate | None) -> Failed:
+        return cls(found.rate, found.gateway_requests or found.invocations) if found else cls(None, None)
+
+
+def compare_failed(before: Failed, after: Failed) -> Compared:
+    """Whether clearly more or fewer calls fail: by more than the tolerance, and than so few calls show by chance."""
+    text = " → ".join("not known" if one.share is None else f"{one.share:.1%}" for one in (before, after))
+    figure = "share of failed calls"
+    if before.share is None or after.share is None or not before.calls or not after.calls:
+        return Compared(Change.UNKNOWN, text, figure)
+    share = (before.share * before.calls + after.share * after.calls) / (before.calls + after.calls)
+    chance = 2 * math.sqrt(share * (1 - share) * (1 / before.calls + 1 / after.calls))
+    if abs(after.share - before.share) <= max(ERROR_TOLERANCE, chance):
+        return Compared(Change.SAME, text, figure)
+    return Compared(Change.WORSE if after.share > before.share else Change.BETTER, text, figure)
+
+
+def judged(found: Compared, failed: Compared, figure: str) -> Compared:
+    """The verdict on a figure, seen beside the share of failed calls.
+
+    More failed calls are worse whatever the figure says: a call that fails is often a quick one. Fewer of them are
+    better, unless the figure is worse: then it is for people to say.
+    """
+    beside = f"{failed.text}; {found.figure or figure} {found.text}"
+    if failed.change is Change.WORSE:
+        return failed._replace(text=beside)
+    if failed.change is not Change.BETTER or found.change is Change.BETTER:
+        return found
+    mixed = found.change is Change.WORSE
+    return Compared(Change.UNKNOWN if mixed else Change.BETTER, beside, failed.figure)
+
+
 def compare_tests(before: Mapping[str, object], after: Mapping[str, object]) -> Compared:
     """The p95 of two load tests, by their facts: changed when so few requests cannot show as much by chance."""
-
-    def figure(of: Mapping[str, object], name: str) -> float | None:
-        value = of.get(name)
-        return float(value) if isinstance(value, int | float) else None
-
-    found = compare(figure(before, "p95_ms"), figure(after, "p95_ms"))._replace(figure="p95 of the load test")
+    found = compare(_figure(before, "p95_ms"), _figure(after, "p95_ms"))._replace(figure="p95 of the load test")
     lower, upper = (before, after) if found.change is Change.WORSE else (after, before)
     bounds_known = all("p95_high_ms" in of for of in (before, after))  # not by tests of earlier versions
     if not bounds_known or found.change not in (Change.BETTER, Change.WORSE):
         return found
-    most, least = figure(lower, "p95_high_ms"), figure(upper, "p95_low_ms")
+    most, least = _figure(lower, "p95_high_ms"), _figure(upper, "p95_low_ms")
     if most is None or least is None or most >= least:
         return found._replace(change=Change.SAME, text=f"{found.text}, which so few requests can show by chance")
     return found
+
+
+def _figure(of: Mapping[str, object], name: str) -> float | None:
+    value = of.get(name)
+    return float(value) if isinstance(value, int | float) else None
 
 
 def charts(found: LoadReport, title: str = "Load test") -> list[Chart]:

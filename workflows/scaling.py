@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, TypeVar
@@ -12,7 +13,7 @@ from temporalio import workflow
 from activities.config_files import ConfigAt, ConfigFiles, Proposal
 from activities.database import Connections, Database
 from activities.function_capacity import FunctionCapacity, FunctionState, Setting
-from activities.metrics import Latency, Metrics, Window
+from activities.metrics import ErrorRate, Latency, Metrics, Window
 from activities.stage import Stage
 from activities.stages import Stages
 from activities.symptom_logs import SymptomLogs
@@ -20,7 +21,7 @@ from activities.symptom_models import Reports
 from workflows.capacity import Assessed
 from workflows.details import length
 from workflows.gates import Refused
-from workflows.load_verdict import Change, Compared, compare, compare_tests
+from workflows.load_verdict import Change, Compared, Failed, compare, compare_failed, compare_tests, judged
 from workflows.model import By, Kind, Name, RunbookResult, Scalar, State
 from workflows.operator import _as_rejection, _valid, read
 from workflows.runbook import Runbook, Undo
@@ -43,6 +44,7 @@ class Seen:
     reports: Reports | None = None
     latency: Latency | None = None
     database: Connections | None = None
+    errors: ErrorRate | None = None
 
 
 class Scaling(Runbook[I]):
@@ -110,6 +112,7 @@ class Scaling(Runbook[I]):
             "reports": "Memory, durations and cold starts",
             "latency": "Latency",
             "database": "Database connections",
+            "errors": "Errors",
         }
         when = "after" if suffix else "before"
         state = await self.look(
@@ -119,7 +122,10 @@ class Scaling(Runbook[I]):
         reports = await self.observe(f"reports{suffix}", SymptomLogs.reports, window, title=asked["reports"])
         latency = await self.observe(f"latency{suffix}", Metrics.latency, whole, title=asked["latency"])
         database = await self.observe(f"database{suffix}", Database.connections, self.stage, title=asked["database"])
-        return Seen(state, reports, latency, database)
+        errors = None
+        if workflow.patched("errors-are-compared"):
+            errors = await self.observe(f"errors{suffix}", Metrics.error_rate, window, title=asked["errors"])
+        return Seen(state, reports, latency, database, errors)
 
     async def _cluster_tier(self) -> str | None:
         """Only where it decides something."""
@@ -143,8 +149,8 @@ class Scaling(Runbook[I]):
         self.say(f"cost: {self._assessed.cost}")
         if self._assessed.refused:
             raise self.stop(f"refused: {self._assessed.refused}", "WouldBeWorse")
-        self.check("cost", True, self._assessed.cost)
-        self.check("headroom", True, self._assessed.capacity)
+        self.check("cost", self._assessed.priced, self._assessed.cost)
+        self.check("headroom", self._assessed.headroom, self._assessed.capacity)
 
     async def _propose(self) -> None:
         at = ConfigAt(stage=self.stage, setting=self.wanted(), release=self._seen.state.release)
@@ -225,9 +231,8 @@ class Scaling(Runbook[I]):
             "rehearse", self.state.runbook, child, undo=lambda result: self.way_back(staging, result)
         )
         self.charts += self._staged.charts
-        figures = self._staged.facts
-        tested = figures.get("load p95 after") is not None
-        self.check("load-test", tested, self._staged.summary if tested else "no load test was made (dry run)")
+        tested = next((item for item in self._staged.checklist if item.id == "load-test"), None)
+        self.check("load-test", bool(tested and tested.done), (tested and tested.note) or "no load test was made")
         self.check("staging", not inp.dry_run, f"{self._staged.summary}" if not inp.dry_run else "dry run")
 
     @abstractmethod
@@ -252,9 +257,10 @@ class Scaling(Runbook[I]):
             self.charts.append(chart.model_copy(update={"title": title}))
         self.charts_above = list(self.charts)
 
-    def load_compared(self) -> Compared:
+    def load_facts(self) -> tuple[Mapping[str, object], Mapping[str, object]]:
+        """What the load tests have found, before and after."""
         before, after = (self._loads[step].facts if step in self._loads else {} for step in _LOADS)
-        return compare_tests(before, after)
+        return before, after
 
     async def _approval(self) -> None:
         async def look_again() -> dict[str, Scalar]:
@@ -305,10 +311,24 @@ class Scaling(Runbook[I]):
 
     def verdict(self, before: Seen, after: Seen) -> Compared:
         """Whether it has helped: on staging by the load test, elsewhere by what traffic has seen."""
-        found = self.load_compared() if self.rehearsal else Compared(Change.UNKNOWN, "")
+        found = compare_tests(*self.load_facts()) if self.rehearsal else Compared(Change.UNKNOWN, "")
         if found.change is Change.UNKNOWN:
             found = compare(self.measure(before), self.measure(after), self.unit)
         return found
+
+    def failed_compared(self, before: Seen, after: Seen) -> Compared:
+        """The share of failed calls: on staging of the load test, elsewhere of the traffic."""
+        if self.rehearsal:
+            first, second = (Failed.of_test(facts) for facts in self.load_facts())
+        else:
+            first, second = (Failed.of_metrics(seen.errors) for seen in (before, after))
+        return compare_failed(first, second)
+
+    def weighed(self, before: Seen, after: Seen) -> Compared:
+        """The verdict with the errors seen beside it."""
+        found = self.verdict(before, after)
+        beside = judged(found, self.failed_compared(before, after), self.figure)
+        return beside if workflow.patched("errors-are-compared") else found
 
     def _skip(self, step_id: str, why: str) -> None:
         step = self._find_step(step_id, None, Kind.LOOK)

@@ -23,7 +23,7 @@ from workflows import policy
 from workflows.beside import start_beside
 from workflows.capacity import threshold
 from workflows.details import length
-from workflows.load_verdict import Change, Compared
+from workflows.load_verdict import Change, Compared, Failed, compare_failed, compare_tests, judged
 from workflows.model import Phase, RunbookResult
 from workflows.runbook import Undo
 from workflows.scaling import Scaling, Seen
@@ -59,6 +59,8 @@ class ScalingChange(Scaling[I]):
         await self._record_drift()
         await self._end_in_time()
         shown = f"{compared.figure or self.figure} {compared.change}: {compared.text}"
+        if self.load_facts()[1].get("passed") is False:
+            shown += "; the load test is NOT passed"
         summary = f"{self.facts['from']} → {self.facts['to']}; {shown}"
         if self.inp.dry_run:
             summary = f"would go from {self.facts['from']} to {self.facts['to']}"
@@ -186,18 +188,19 @@ class ScalingChange(Scaling[I]):
         if delay and not self.inp.dry_run:
             await self.wait("metrics-delay", delay, "the metrics arrive")
         after = await self._see("-after", since)
-        found = self.verdict(before, after)
+        found = self.weighed(before, after)
         self._seen_after = after
         for name, step in (("before", "load-before"), ("after", "load-after")):
             if step in self._loads:
                 self.facts[f"load p95 {name}"] = self._loads[step].facts.get("p95_ms")
+                self.facts[f"load errors {name}"] = self._loads[step].facts.get("error_rate")
         self.facts |= {"figure before": self.measure(before), "figure after": self.measure(after)}
         self.facts |= {"improved": found.change is Change.BETTER, "compared": f"{found.change}: {found.text}"}
         figure = found.figure or self.figure
         self.say(f"{figure} before and after: {found.change}, {found.text}")
         self.check("improvement", found.change is Change.BETTER, f"{figure} {found.change}: {found.text}")
         if self.rehearsal:
-            self.check("load-test", True, found.text)
+            self._check_load_test()
             self.check("staging", True, "this is staging")
         if found.change is Change.WORSE:
             if self.rehearsal:
@@ -205,6 +208,15 @@ class ScalingChange(Scaling[I]):
             question = f"{self.stage.name} does worse with it ({figure} {found.text}). Keep it? No takes it back"
             await self.gate("keep-scaling", question, {"compared": found.text}, fallback=KEEP)
         return found
+
+    def _check_load_test(self) -> None:
+        """Completed is one that was passed with the change, or shows it no worse than without."""
+        before, after = self.load_facts()
+        failed = compare_failed(Failed.of_test(before), Failed.of_test(after))
+        found = judged(compare_tests(before, after), failed, self.figure)
+        passed = after.get("passed") is True
+        note = f"{found.figure} {found.change}: {found.text}; {'passed' if passed else 'NOT passed'} with the change"
+        self.check("load-test", passed or found.change in (Change.BETTER, Change.SAME), note)
 
     async def _fit_alarms(self, before: Seen) -> None:
         found = await self.observe("alarms", AlarmSettings.find, self.stage)

@@ -25,6 +25,7 @@ STEPS = (
     StepSpec(id="reports", title="Memory, durations and cold starts before", kind=Kind.LOOK),
     StepSpec(id="latency", title="Latency before", kind=Kind.LOOK),
     StepSpec(id="database", title="Database connections before", kind=Kind.LOOK),
+    StepSpec(id="errors", title="Errors before", kind=Kind.LOOK),
     StepSpec(id="tier", title="Tier of the database cluster", kind=Kind.LOOK),
     StepSpec(id="proposal", title="The change as a diff of the repository", kind=Kind.LOOK),
     StepSpec(id="merge", title="Wait for the merged commit (way merge)", kind=Kind.WAIT),
@@ -50,6 +51,7 @@ STEPS = (
     StepSpec(id="reports-after", title="Memory, durations and cold starts after", kind=Kind.LOOK),
     StepSpec(id="latency-after", title="Latency after", kind=Kind.LOOK),
     StepSpec(id="database-after", title="Database connections after", kind=Kind.LOOK),
+    StepSpec(id="errors-after", title="Errors after", kind=Kind.LOOK),
     StepSpec(id="alarms", title="The function's alarms", kind=Kind.LOOK),
     StepSpec(
         id="drift", title="Record what the repository has to catch up with", kind=Kind.CHANGE, undo="it is closed"

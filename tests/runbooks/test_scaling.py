@@ -40,7 +40,7 @@ async def test_memory_by_a_load_test_of_staging_and_back_by_an_abort(site: Site)
     assert (await failure(handle)).type == "Aborted"
     assert sizes(site) == {"production": 512, "staging": 512}
     rehearsal = site.client.get_workflow_handle(f"{handle.id}/rehearse")
-    assert {item.id for item in (await progress(rehearsal)).checklist if item.done} >= {"load-test", "staging", "cost"}
+    assert {item.id for item in (await progress(rehearsal)).checklist if item.done} >= {"load-test", "staging"}
 
 
 async def test_the_documents_larger_pool_is_refused_with_the_arithmetic(site: Site) -> None:
@@ -62,8 +62,8 @@ async def test_a_temporary_change_is_made_and_ends_by_itself(site: Site, runbook
         await approve(handle)
     result = await finished(handle, 180)
     assert result.outcome is Outcome.COMPLETED, result
-    # Nothing was short, so nothing need be better afterwards.
-    assert {item.id for item in result.checklist if not item.done} <= {"improvement"}, result.checklist
+    # Nothing was short, so nothing need be better afterwards; and 12 x 1000 environments would not fit the database.
+    assert {item.id for item in result.checklist if not item.done} <= {"improvement", "headroom"}, result.checklist
     assert capacity(site) == before | ({"pool": "12"} if runbook == "ConnectionPoolScaling" else {"provisioned": 2})
     expiry = site.client.get_workflow_handle(str(result.facts["ends by"]))
     assert (await finished(expiry, 120)).outcome is Outcome.COMPLETED

@@ -17,7 +17,7 @@ from activities.deployment_models import Deployed, DeployInput, Former
 from activities.function_capacity import Applied, ApplyOrder, FunctionState, Setting
 from activities.load_models import LoadOrder, LoadReport, Second
 from activities.logs import LogErrors
-from activities.metrics import Latency, Window
+from activities.metrics import ErrorRate, Latency, Window
 from activities.releases import ReleaseFacts
 from activities.stage import Stage
 from activities.symptom_models import Reports
@@ -47,6 +47,12 @@ class ScalingWorld(World):
         """In use once a stage has the change."""
         self.tier: str | None = None
         self.helps = {"production": True, "staging": True}
+        self.fails = {"production": 0.0, "staging": 0.0}
+        """Share of calls that fail once a stage has the change."""
+        self.failed_before = {"production": 0.0, "staging": 0.0}
+        self.slowness = 1.0
+        self.measurable = True
+        """Whether a load test gets any answer that can be counted."""
         self.healthy = True
         self.alarms_at = {"slow-production": 3000.0, "slow-staging": 3000.0}
         self.utilisation: list[bool] = []
@@ -61,7 +67,8 @@ class ScalingWorld(World):
 
     def slow(self, stage: str) -> float:
         """Milliseconds of a call."""
-        return 800.0 if not self.changed(stage) else 400.0 if self.helps[stage] else 1200.0
+        ms = 800.0 if not self.changed(stage) else 400.0 if self.helps[stage] else 1200.0
+        return ms * self.slowness
 
     @activity.defn(name="stages.resolve")
     async def resolve(self, name: str) -> Stage:
@@ -118,6 +125,14 @@ class ScalingWorld(World):
         return Latency(
             summary="latency", average_ms=ms, p50_ms=ms, p95_ms=ms * 2, p99_ms=ms * 3, samples=9, period_s=60
         )
+
+    def failing(self, stage: str) -> float:
+        return (self.fails if self.changed(stage) else self.failed_before)[stage]
+
+    @activity.defn(name="metrics.error_rate")
+    async def error_rate(self, window: Window) -> ErrorRate:
+        rate = self.failing(kind(window.stage.name))
+        return ErrorRate(summary="errors", invocations=1000, errors=round(1000 * rate), rate=rate, period_s=60)
 
     @activity.defn(name="logs.errors")
     async def log_errors(self, _window: Window) -> LogErrors:
@@ -185,14 +200,18 @@ class ScalingWorld(World):
         self.loads.append(order)
         self.order.append(f"load {kind(order.stage.name)}")
         now, ms = activity.info().started_time, self.slow(kind(order.stage.name))
+        rate = self.failing(kind(order.stage.name))
+        if not self.measurable:
+            nothing = {"sent": 0, "answered": 0, "failed": 0, "throughput": 0}
+            return LoadReport.model_validate({"summary": "no answer", "began_at": now, "ended_at": now, **nothing})
         return LoadReport(
             summary="1000 requests",
             began_at=now,
             ended_at=now,
             sent=1000,
             answered=1000,
-            failed=0,
-            error_rate=0.0,
+            failed=round(1000 * rate),
+            error_rate=rate,
             throughput=50,
             p50_ms=ms,
             p95_ms=ms * 2,

@@ -12,7 +12,8 @@ from activities.database import Connections
 from activities.function_capacity import FunctionState
 from activities.symptom_models import Reports
 from workflows import capacity, prices
-from workflows.load_verdict import Change, compare, compare_tests
+from workflows.capacity import Assessed
+from workflows.load_verdict import Change, Compared, Failed, compare, compare_failed, compare_tests, judged
 
 HOUR = timedelta(hours=1)
 
@@ -43,6 +44,28 @@ def test_memory_is_priced_by_what_ran() -> None:
 @pytest.mark.parametrize(("wanted", "refused"), [(512, True), (374, True), (375, False), (256, True), (1024, False)])
 def test_memory_that_would_not_do_is_refused(wanted: int, refused: bool) -> None:
     assert bool(capacity.memory(wanted, state(), reports(), HOUR).refused) is refused
+
+
+@pytest.mark.parametrize(
+    ("assessed", "headroom", "priced"),
+    [
+        (capacity.memory(1024, state(), reports(), HOUR), True, True),
+        (capacity.memory(1024, state(), reports(memory_used_mb=900), HOUR), False, True),
+        (capacity.memory(1024, state(), None, HOUR), False, False),
+        (capacity.provisioned(5, state(reserved=10), reports()), True, True),
+        (capacity.provisioned(10, state(reserved=10), reports()), False, True),
+        (capacity.provisioned(5, state(reservable=None), reports()), False, True),
+        (capacity.provisioned(720, state(), reports()), True, True),
+        (capacity.provisioned(721, state(), reports()), False, True),
+        (capacity.pool(5, 10, state(reserved=10), None, database(40, 60), None), True, True),
+        (capacity.pool(9, 10, state(reserved=10), None, database(40, 60), None), False, True),
+        (capacity.pool(5, 10, state(), None, None, None), False, True),
+    ],
+)
+def test_headroom_and_a_sum_are_said_only_where_figures_show_them(
+    assessed: Assessed, headroom: bool, priced: bool
+) -> None:
+    assert (assessed.headroom, assessed.priced) == (headroom, priced)
 
 
 def test_provisioned_concurrency_costs_whether_used_or_not() -> None:
@@ -133,6 +156,46 @@ def test_load_tests_are_compared_beyond_what_so_few_requests_show(
     before: dict[str, float | None], after: dict[str, float | None], change: Change
 ) -> None:
     assert compare_tests(before, after).change is change
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "change"),
+    [
+        ((0.0, 1000), (0.0, 1000), Change.SAME),
+        ((0.0, 1000), (0.004, 1000), Change.SAME),
+        ((0.0, 1000), (0.02, 1000), Change.WORSE),
+        ((0.02, 1000), (0.0, 1000), Change.BETTER),
+        ((0.05, 1000), (0.06, 1000), Change.SAME),
+        ((0.0, 20), (0.05, 20), Change.SAME),
+        ((0.0, 20), (0.5, 20), Change.WORSE),
+        ((1.0, 1000), (1.0, 1000), Change.SAME),
+        ((None, None), (0.5, 1000), Change.UNKNOWN),
+        ((0.0, 1000), (None, 0), Change.UNKNOWN),
+    ],
+)
+def test_failed_calls_are_compared_in_points_and_beyond_chance(
+    before: tuple[float | None, float | None], after: tuple[float | None, float | None], change: Change
+) -> None:
+    assert compare_failed(Failed(*before), Failed(*after)).change is change
+
+
+@pytest.mark.parametrize(
+    ("found", "failed", "change"),
+    [
+        (Change.BETTER, Change.WORSE, Change.WORSE),
+        (Change.UNKNOWN, Change.WORSE, Change.WORSE),
+        (Change.BETTER, Change.SAME, Change.BETTER),
+        (Change.WORSE, Change.SAME, Change.WORSE),
+        (Change.BETTER, Change.BETTER, Change.BETTER),
+        (Change.SAME, Change.BETTER, Change.BETTER),
+        (Change.UNKNOWN, Change.BETTER, Change.BETTER),
+        (Change.WORSE, Change.BETTER, Change.UNKNOWN),
+        (Change.BETTER, Change.UNKNOWN, Change.BETTER),
+        (Change.WORSE, Change.UNKNOWN, Change.WORSE),
+    ],
+)
+def test_more_failed_calls_are_worse_whatever_the_figure_says(found: Change, failed: Change, change: Change) -> None:
+    assert judged(Compared(found, "900 → 90 ms"), Compared(failed, "0.0% → 5.0%", "failed"), "p95").change is change
 
 
 @given(st.floats(1, 1e5), st.floats(1, 1e5), st.floats(1, 1e5))

@@ -54,6 +54,69 @@ async def test_staging_that_does_worse_keeps_it_from_production(temporal: Workfl
     assert "production 1024 MB" not in world.order
 
 
+@pytest.mark.parametrize(("runbook", "inp"), [("VerticalScaling", {}), ("ProvisionedConcurrency", {"executions": 10})])
+async def test_a_change_with_which_staging_fails_quickly_does_not_reach_production(
+    temporal: WorkflowEnvironment, runbook: str, inp: dict[str, Any]
+) -> None:
+    world = ScalingWorld()
+    world.fails["staging"] = 0.2
+    async with working(temporal.client, world) as queue:
+        handle = await begin(temporal.client, queue, world, runbook, **inp)
+        error = await failure(handle)
+    assert "staging does worse with it: share of failed calls 0.0% → 20.0%" in error.message, error.message
+    assert world.settings == {"production": FIRST, "staging": FIRST}
+    assert not any(line.startswith("production") for line in world.order)
+
+
+async def test_more_errors_on_production_ask_whether_to_keep_the_quicker_change(temporal: WorkflowEnvironment) -> None:
+    world = ScalingWorld(gates={"default": {"approvals": 0}, "keep-scaling": {"approvals": 1, "time_limit": "PT1H"}})
+    world.fails["production"] = 0.05
+    async with working(temporal.client, world) as queue:
+        handle = await begin(temporal.client, queue, world, "VerticalScaling")
+        assert (await failure(handle)).type == "GateExpired"
+        assert "(share of failed calls 0.0% → 5.0%; average duration 800 → 400 ms)" in (
+            (await progress(handle)).gates[-1].question
+        )
+    assert world.settings == {"production": FIRST, "staging": FIRST}
+    await keep(handle, "VerticalScaling", "more-errors")
+
+
+@pytest.mark.parametrize(
+    ("slowness", "said"), [(1, "better: 1600 → 800 ms; passed with the change"), (3, "4800 → 2400 ms; NOT passed")]
+)
+async def test_a_load_test_counts_by_what_it_has_shown(
+    temporal: WorkflowEnvironment, slowness: float, said: str
+) -> None:
+    world = ScalingWorld()
+    world.slowness = slowness
+    async with working(temporal.client, world) as queue:
+        result = await finished(await begin(temporal.client, queue, world, "VerticalScaling"))
+    item = next(item for item in result.checklist if item.id == "load-test")
+    assert (item.done, said in str(item.note)) == (True, True), item.note
+
+
+async def test_a_load_test_that_measured_nothing_leaves_its_item_open(temporal: WorkflowEnvironment) -> None:
+    world = ScalingWorld()
+    world.measurable = False
+    async with working(temporal.client, world) as queue:
+        handle = await begin(temporal.client, queue, world, "VerticalScaling")
+        result = await finished(handle)
+        staged = await progress(temporal.client.get_workflow_handle(f"{handle.id}/rehearse"))
+    for checklist in (result.checklist, staged.checklist):
+        assert [item.id for item in checklist if not item.done] == ["load-test"]
+
+
+async def test_a_larger_pool_has_helped_where_fewer_calls_fail(temporal: WorkflowEnvironment) -> None:
+    world = ScalingWorld()
+    world.reserved, world.more_connections = 6, 200
+    world.failed_before["production"] = 0.1
+    async with working(temporal.client, world) as queue:
+        handle = await begin(temporal.client, queue, world, "ConnectionPoolScaling", max_pool_size=150)
+        result = await finished(handle, 60)
+    assert result.facts["improved"] is True
+    assert "10.0% → 0.0%" in str(result.facts["compared"])
+
+
 async def test_worse_on_production_is_taken_back_where_nobody_answers(temporal: WorkflowEnvironment) -> None:
     world = ScalingWorld(gates={"default": {"approvals": 0}, "keep-scaling": {"approvals": 1, "time_limit": "PT1H"}})
     world.helps["production"] = False
