@@ -273,7 +273,7 @@ class Baking(Rollback[CanaryRollbackInput]):
         self._promoted, self._held = message.by, None
         self.say(f"promotes at once: {message.reason}", who=message.by, source="person", level="warning")
         for wait in self.state.waits:
-            wait.until = workflow.now()
+            wait.until, wait.ended = workflow.now(), True
         return "the restored version gets all of the traffic now, and is judged there"
 
     @promote.validator

@@ -140,6 +140,7 @@ class Wait(BaseModel):
     title: str
     started_at: datetime
     until: datetime
+    ended: bool = Field(False, description="Whether a person has ended it")
 
 
 class LockState(BaseModel):

@@ -261,7 +261,7 @@ class OperatorSurface:
     def extend_wait(self, *payload: Any) -> str:
         message = read(ExtendWait, payload)
         wait = self._find_wait(message.wait)
-        wait.until += message.duration
+        wait.until, wait.ended = wait.until + message.duration, False
         by = f"by {length(message.duration)}, until {wait.until:%d %b %H:%M:%S} UTC{_because(message)}"
         self.say(f"extends '{wait.title}' {by}", who=message.by, source="person")
         return f"'{wait.id}' now ends at {wait.until.isoformat()}"
@@ -276,7 +276,7 @@ class OperatorSurface:
     def end_wait(self, *payload: Any) -> str:
         message = read(EndWait, payload)
         wait = self._find_wait(message.wait)
-        wait.until = workflow.now()
+        wait.until, wait.ended = workflow.now(), True
         self.say(f"ends '{wait.title}' early{_because(message)}", who=message.by, source="person")
         return f"'{wait.id}' has ended"
 

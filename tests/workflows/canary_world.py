@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -60,6 +61,8 @@ class World:
         self.ledger: list[LedgerEntry] = []
         self.told: list[str] = []
         self.reports: list[dict[str, str]] = []
+        self.look_held: asyncio.Event | None = None
+        """Where set, a look is answered when this is."""
         self.fail_after: str | None = None
         """Name of an activity that does its work and then dies, once."""
 
@@ -137,6 +140,8 @@ class World:
     @activity.defn(name="canary.measure")
     async def measure(self, asked: Measure) -> Measured:
         self.looks.append(asked)
+        if self.look_held is not None:
+            await self.look_held.wait()
         if self.blind(asked.end):
             return Measured(
                 summary="blind", counts=dict.fromkeys(asked.versions), problems=("log group g does not exist",)

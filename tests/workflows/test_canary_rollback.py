@@ -14,6 +14,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from activities.in_flight import InFlightQuery, RunFound, Runs
 from tests.histories import keep
+from tests.patience import soon
 from tests.workflows import probe
 from tests.workflows.canary_world import World, begin, steady, working
 from tests.workflows.probe import failure, outcome, progress, until
@@ -371,6 +372,44 @@ async def test_promoting_at_once_skips_the_rungs_between(client: Client) -> None
     assert error.type == "Aborted"
     assert shares(world) == [0.1, 1.0, 0.0]
     assert world.alias == world.found
+
+
+async def during_a_look(world: World, handle: Any) -> asyncio.Event:
+    """A look of the first rung has begun; it is answered when what this returns is set."""
+    await until(handle, lambda s: bool(s.waits))
+    before, world.look_held = len(world.looks), asyncio.Event()
+    await soon(lambda: len(world.looks) > before)
+    return world.look_held
+
+
+async def test_promoting_during_a_look_skips_the_rungs_between_too(client: Client) -> None:
+    world = lively()
+    async with working(client, world) as queue:
+        handle = await begin(client, queue, judge_every="PT1S", bake="PT3M", patience="PT1H")
+        answer = await during_a_look(world, handle)
+        await handle.execute_update("promote", {"by": "cid", "reason": "customers wait"})
+        answer.set()
+        state = await until(handle, lambda s: bool(s.waits) and s.waits[0].id != "bake-10")
+        assert state.waits[0].id == "bake-100", "neither patience nor a gate comes between"
+        await handle.signal("abort", {"by": "cid", "reason": "wrong after all"})
+        await failure(handle)
+        await keep(handle, "CanaryRollback", "promoted-during-a-look")
+    assert shares(world) == [0.1, 1.0, 0.0]
+
+
+async def test_a_wait_that_is_ended_during_a_look_is_over_though_the_run_is_paused(client: Client) -> None:
+    world = lively()
+    async with working(client, world) as queue:
+        handle = await begin(client, queue, judge_every="PT1S", bake="PT3M", patience="PT1H")
+        answer = await during_a_look(world, handle)
+        await handle.signal("pause", {"by": "bob"})
+        await handle.execute_update("end_wait", {"by": "cid", "reason": "clear enough"})
+        answer.set()
+        await until(handle, lambda s: s.phase == "paused")
+        await handle.signal("resume", {"by": "bob"})
+        await until(handle, lambda s: any(wait.id == "bake-50" for wait in s.waits))
+        await handle.terminate()
+    assert shares(world) == [0.1, 0.5]
 
 
 async def test_a_held_bake_stays_and_is_judged_on(client: Client) -> None:
