@@ -116,7 +116,7 @@ class KeyGrace(Rotation[ApiKeyRotationInput]):
                 return
             if self.history_is_long and keys.deadline > workflow.now():
                 keys.entry = self.entry
-                await self.continue_as_new(keys.model_dump(mode="json"))
+                await self.continue_as_new(lambda: keys.model_dump(mode="json"))
 
     async def _daily_look(self) -> bool:
         keys, inp = self.progress_of_keys, self.inp

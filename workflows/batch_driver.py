@@ -129,7 +129,7 @@ class BatchDriver(Runbook[BatchedUpdateInput]):
         self._interrupted = False  # what was changed meanwhile is what it goes on with
         step.state = State.RUNNING
         if self.history_is_long and self.work.waiting:
-            await self.continue_as_new(self.work.model_dump(mode="json"))
+            await self.continue_as_new(lambda: self.work.model_dump(mode="json"))
         self.work.progress.restart(workflow.now())
 
     def _must_hold(self) -> bool:

@@ -212,7 +212,7 @@ class DatabaseCredentialRotation(Rotation[DatabaseCredentialRotationInput]):
                 users = self.progress_of_users
                 if self.history_is_long and users.deadline > workflow.now() and not self._is_unused():
                     users.entry = self.entry
-                    await self.continue_as_new(users.model_dump(mode="json"))
+                    await self.continue_as_new(lambda: self.progress_of_users.model_dump(mode="json"))
             await self._look_at_logins()
             if self._is_unused():
                 self.check("clients", True, f"nobody is {users.old} any more: {users.seen}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
+from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, is_cancelled_exception
@@ -103,9 +104,13 @@ class Afterwards(Recovery):
 
     async def carry_on(self, part: str) -> None:
         """Go on in a run with a short history; what that cuts off the timeline is kept for the documents."""
-        earlier = self.situation.earlier + self.state.timeline[:-CARRIED_TIMELINE]
-        self.situation.earlier = earlier[-SHORTENED_TIMELINE:]
-        await self.continue_as_new({"part": part, "situation": self.situation.model_dump(mode="json")})
+
+        def carried() -> dict[str, Any]:
+            earlier = self.situation.earlier + self.state.timeline[:-CARRIED_TIMELINE]
+            self.situation.earlier = earlier[-SHORTENED_TIMELINE:]
+            return {"part": part, "situation": self.situation.model_dump(mode="json")}
+
+        await self.continue_as_new(carried)
 
     # --- the documents --------------------------------------------------------------------------------------------
 

@@ -160,13 +160,15 @@ class Runbook(Queueing[I]):
         """Whether it is time for :meth:`continue_as_new`."""
         return workflow.info().is_continue_as_new_suggested()
 
-    async def continue_as_new(self, cursor: dict[str, Any]) -> NoReturn:
+    async def continue_as_new(self, cursor: Callable[[], dict[str, Any]]) -> NoReturn:
         """Go on in a new run with a short history: state, undos and lock are carried, ``procedure`` begins again.
 
-        It finds ``cursor`` (plain JSON) as ``self.cursor`` and goes on from there. Call it where no gate is open.
+        It finds what ``cursor`` returns (plain JSON) as ``self.cursor`` and goes on from there. That is asked for at the
+        very end, with all that was sent meanwhile. Call it where no gate is open.
         """
-        await self._settle_background()
         await workflow.wait_condition(workflow.all_handlers_finished)
+        await self._settle_background()  # nothing is awaited after it
+        carry = cursor()
         kept = self.state.timeline[-CARRIED_TIMELINE:]
         self.state.timeline_dropped += len(self.state.timeline) - len(kept)
         self.state.timeline = kept
@@ -178,7 +180,7 @@ class Runbook(Queueing[I]):
             would=self._would,
             ids=self._ids,
             undos=[CarriedUndo.of(step_id, undo) for step_id, undo in self._undos],
-            cursor=cursor,
+            cursor=carry,
         )
         workflow.continue_as_new({"carried": carried.model_dump(mode="json")})
 

@@ -134,7 +134,7 @@ class Probe(Runbook[ProbeInput]):
             await self.turn(inp)
         lap = self.cursor["lap"] if self.cursor else 0
         if lap < inp.laps:
-            await self.continue_as_new({"lap": lap + 1})
+            await self.continue_as_new(lambda: {"lap": lap + 1})
         await self.set("lamp", "light", inp)
         after = await self.look("verify", World.read, "dial", title="Look again")
         self.check("dial", after.value == inp.to, f"dial at {after.value}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -102,6 +103,8 @@ class World:
         self.answers: list[str] = []
         """What Bob answers at the gates, in order; after that nobody answers."""
         self.fail_after: str | None = None
+        self.chat_held: asyncio.Event | None = None
+        """Where set, the chat takes nothing until this is."""
 
     def did(self, name: str) -> None:
         if self.fail_after == name:
@@ -245,6 +248,8 @@ class World:
     @activity.defn(name="notifications.announce")
     async def announce(self, message: Announcement) -> Delivery:
         self.told.append(message.title)
+        if self.chat_held is not None:
+            await self.chat_held.wait()
         if message.title.startswith("Waits for you") and self.answers:
             # Answered from here, because while an activity runs no time is skipped.
             run = activity.client().get_workflow_handle(activity.info().workflow_id or "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -144,6 +145,29 @@ async def test_a_long_grace_goes_on_in_new_histories(temporal: WorkflowEnvironme
     assert world.entries[handle.id].status == "completed"
     assert state.gates[-1].plan["on old keys"] == "app"
     assert world.live == list(NEW.values())
+
+
+async def test_what_is_sent_while_a_history_ends_stands_in_the_next(client: Client) -> None:
+    world = World(APP_STAYS, every=timedelta(days=1000))
+    world.chat_held = asyncio.Event()
+    async with working(client, world) as queue:
+        handle = await begin(client, queue, "ShortKeyHistories", grace="P30D", look_every="PT1S")
+        await until(handle, lambda s: bool(s.waits))
+        await until(handle, lambda s: not s.waits)  # the history is long: it goes on when the chat has taken all
+        first = client.get_workflow_handle(handle.id, run_id=handle.result_run_id)
+        await first.signal("acknowledge", {"by": "cid", "client": "web"})
+        world.chat_held.set()
+        latest = client.get_workflow_handle(handle.id)
+        await until(latest, lambda s: s.run_id != handle.result_run_id)
+        assert (await carried(latest))["clients"]["web"]["acknowledged_by"] == "cid"
+        await latest.terminate()
+
+
+async def carried(handle: Any) -> dict[str, Any]:
+    """What the run was given by the one before it, to go on from."""
+    started = (await handle.fetch_history()).events[0].workflow_execution_started_event_attributes
+    cursor: dict[str, Any] = json.loads(started.input.payloads[0].data)["carried"]["cursor"]
+    return cursor
 
 
 # --- other ways -----------------------------------------------------------------------------------------------------
