@@ -33,9 +33,13 @@ from workflows.runbook import Stopped
 class KeyGrace(Rotation[ApiKeyRotationInput]):
     """The part of the rotation in which time passes and people act."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    @workflow.init
+    def __init__(self, *payload: Any) -> None:
+        super().__init__(*payload)
         self.keys: KeyProgress | None = None
+        if self.cursor is not None:
+            self.keys = KeyProgress.model_validate(self.cursor)
+            self.entry = self.keys.entry
 
     # --- clients ------------------------------------------------------------------------------------------------
 

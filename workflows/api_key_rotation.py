@@ -90,9 +90,6 @@ class ApiKeyRotation(KeyGrace):
     async def procedure(self, inp: ApiKeyRotationInput) -> str:
         if self.cursor is None:
             await self._add(inp)
-        else:
-            self.keys = KeyProgress.model_validate(self.cursor)
-            self.entry = self.keys.entry
         if not inp.emergency:
             await self.grace(inp)
             await self.last_call(inp)

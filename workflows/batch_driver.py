@@ -45,12 +45,15 @@ class BatchDriver(Runbook[BatchedUpdateInput]):
 
     work: Work
 
-    def __init__(self) -> None:
-        super().__init__()
+    @workflow.init
+    def __init__(self, *payload: Any) -> None:
+        super().__init__(*payload)
         self._flying: dict[int, tuple[ActivityHandle[RangeResult], IdRange]] = {}
         self._interrupted = False
         self._waits_for: dict[int, str] = {}
         self.batch_failed = False
+        if self.cursor is not None:
+            self.work = Work.model_validate(self.cursor)
 
     @property
     def started(self) -> bool:

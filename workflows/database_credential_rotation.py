@@ -67,9 +67,13 @@ class DatabaseCredentialRotation(Rotation[DatabaseCredentialRotationInput]):
         example={"stage": "production", "reason": "every 6 months", "requested_by": "ann"},
     )
 
-    def __init__(self) -> None:
-        super().__init__()
+    @workflow.init
+    def __init__(self, *payload: Any) -> None:
+        super().__init__(*payload)
         self.seen: CredentialProgress | None = None
+        if self.cursor is not None:
+            self.seen = CredentialProgress.model_validate(self.cursor)
+            self.entry = self.seen.entry
 
     @workflow.run
     async def run(self, *payload: Any) -> RunbookResult:
@@ -94,9 +98,6 @@ class DatabaseCredentialRotation(Rotation[DatabaseCredentialRotationInput]):
     async def procedure(self, inp: DatabaseCredentialRotationInput) -> str:
         if self.cursor is None:
             await self._add(inp)
-        else:
-            self.seen = CredentialProgress.model_validate(self.cursor)
-            self.entry = self.seen.entry
         if inp.emergency:
             self._skip("unused", "an emergency does not wait")
             self.check("clients", False, "an emergency: whoever else logs in as the old user is refused at once")

@@ -66,8 +66,8 @@ class Rotation(Runbook[I]):
     every: ClassVar[timedelta]
     """From one rotation to the next, where the settings do not say."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *payload: Any) -> None:
+        super().__init__(*payload)
         self.entry: RotationEntry | None = None
         self.stands: str | None = None
         """What stays as it is when the run ends from here, because the way back is over."""

@@ -40,6 +40,7 @@ from workflows.model import (
     Phase,
     RunbookInput,
     RunbookResult,
+    RunState,
     State,
     Step,
     StepSpec,
@@ -75,9 +76,16 @@ class Runbook(Queueing[I]):
 
     spec: ClassVar[RunbookSpec]
 
-    def __init__(self) -> None:
+    @workflow.init
+    def __init__(self, *payload: Any) -> None:
+        """Where this run continues another it is that one from here on, because messages come before ``run`` does.
+
+        A subclass that has an ``__init__`` passes ``payload`` on, and takes ``self.cursor`` up there, if it has one.
+        """
         super().__init__()
         self.cursor: dict[str, Any] | None = None
+        if (carried := _carried(payload)) is not None:
+            self._take_up(carried)
 
     @abstractmethod
     async def procedure(self, inp: I) -> str:
@@ -87,8 +95,13 @@ class Runbook(Queueing[I]):
 
     async def conduct(self, payload: Sequence[Any]) -> RunbookResult:
         """Read the input, follow the procedure, undo on failure, and close with the record."""
-        if workflow.info().continued_run_id and (carried := read_carried(payload)) is not None:
-            inp = self._take_up(carried)
+        if (carried := _carried(payload)) is not None:
+            if self.cursor is None:
+                self._take_up(carried)
+            elif self.state != _state(carried) and not workflow.patched("what is sent before a run goes on counts"):
+                self._forget(payload)
+            inp = self.inp
+            self.refresh()
         else:
             self.inp = inp = self._read_input(payload)
             self._begin(inp)
@@ -144,16 +157,19 @@ class Runbook(Queueing[I]):
     async def closing(self, outcome: Outcome, summary: str) -> None:
         """Before the run closes, however it ended: what belongs into the records of the procedure."""
 
-    def _take_up(self, carried: Carried) -> I:
+    def _take_up(self, carried: Carried) -> None:
         """Go on where the run before this one of the same workflow left off."""
-        self.inp = inp = cast(I, self.spec.input.model_validate(carried.input))
-        self.state = carried.state.model_copy(update={"run_id": workflow.info().run_id})
+        self.inp = cast(I, self.spec.input.model_validate(carried.input))
+        self.state = _state(carried)
         self.stage, self.facts, self.cursor = carried.stage, carried.facts, carried.cursor
         self._would, self._ids = carried.would, carried.ids
         self._undos = [(undo.step, Undo(undo.title, undo.activity, undo.argument)) for undo in carried.undos]
-        self.state.lock.held = False  # asked for again at once: the lock knows this run by its first run's id
-        self.refresh()
-        return inp
+
+    def _forget(self, payload: Sequence[Any]) -> None:
+        """Of what came before ``run`` only an abort counted, when this run began."""
+        aborted = self._aborted
+        self.__init__(*payload)  # type: ignore[misc]
+        self._aborted = aborted
 
     @property
     def history_is_long(self) -> bool:
@@ -163,8 +179,8 @@ class Runbook(Queueing[I]):
     async def continue_as_new(self, cursor: Callable[[], dict[str, Any]]) -> NoReturn:
         """Go on in a new run with a short history: state, undos and lock are carried, ``procedure`` begins again.
 
-        It finds what ``cursor`` returns (plain JSON) as ``self.cursor`` and goes on from there. That is asked for at the
-        very end, with all that was sent meanwhile. Call it where no gate is open.
+        It finds what ``cursor`` returns (plain JSON) as ``self.cursor`` and goes on from there. It is called at the
+        very end, so that what was sent meanwhile is in it. Call this where no gate is open.
         """
         await workflow.wait_condition(workflow.all_handlers_finished)
         await self._settle_background()  # nothing is awaited after it
@@ -353,3 +369,14 @@ class Runbook(Queueing[I]):
             except FailureError:
                 break
         return task.result()
+
+
+def _carried(payload: Sequence[Any]) -> Carried | None:
+    """What the run before this one has handed on."""
+    return read_carried(payload) if workflow.info().continued_run_id else None
+
+
+def _state(carried: Carried) -> RunState:
+    # The lock is asked for again at once: it knows this run by its first run's id.
+    lock = carried.state.lock.model_copy(update={"held": False})
+    return carried.state.model_copy(update={"run_id": workflow.info().run_id, "lock": lock})

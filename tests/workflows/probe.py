@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 from pydantic import Field
 from temporalio import activity, workflow
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
-from temporalio.worker import Worker
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from activities.evidence import Finding
 from activities.locks import Locks
@@ -224,6 +226,34 @@ async def begin(client: Client, queue: str, runbook: str = "Probe", **inp: Any) 
     """Start a probe on a stage of its own."""
     given = {"stage": f"stage-{uuid.uuid4().hex[:8]}", "reason": "test", "requested_by": "ann", **inp}
     return await client.start_workflow(runbook, given, id=f"probe-{uuid.uuid4()}", task_queue=queue)
+
+
+@workflow.defn(dynamic=True)
+class Before:
+    """The run before another one, which goes on where nobody works yet."""
+
+    @workflow.run
+    async def run(self, args: Sequence[RawValue]) -> None:
+        carried, queue = (workflow.payload_converter().from_payload(arg.payload) for arg in args)
+        workflow.continue_as_new(carried, task_queue=queue)
+
+
+async def going_on(client: Client, queue: str, handle: WorkflowHandle[Any, Any]) -> WorkflowHandle[Any, Any]:
+    """Another run that goes on as this one did in its last history. It begins when somebody works on ``-next``."""
+    history = await client.get_workflow_handle(handle.id).fetch_history()
+    began = history.events[0].workflow_execution_started_event_attributes
+    carried = json.loads(began.input.payloads[0].data)
+    async with Worker(client, task_queue=queue, workflows=[Before], workflow_runner=UnsandboxedWorkflowRunner()):
+        before = await client.start_workflow(
+            began.workflow_type.name, args=[carried, f"{queue}-next"], id=f"again-{uuid.uuid4()}", task_queue=queue
+        )
+        latest = client.get_workflow_handle(before.id)
+
+        async def went_on() -> bool:
+            return (await latest.describe()).run_id != before.result_run_id
+
+        await eventually(went_on, "the next run")
+    return latest
 
 
 async def progress(handle: WorkflowHandle[Any, Any]) -> RunState:

@@ -23,7 +23,7 @@ from activities.batches import Batches
 from tests.activities.conftest import wire_database  # noqa: F401  # a fixture
 from tests.histories import keep
 from tests.workflows.batch_world import BatchWorld, batches, updating
-from tests.workflows.probe import at_gate, failure, outcome, progress, until
+from tests.workflows.probe import at_gate, failure, going_on, outcome, progress, until
 from workflows.model import Outcome, RunbookResult, RunState
 
 Db = pymongo.database.Database[dict[str, Any]]
@@ -358,6 +358,18 @@ async def test_a_long_run_continues_as_new_and_loses_nothing(site: Site) -> None
     assert result.facts["updated"] == 3000
     assert site.counts() == {"(2, 1)": 3000}
     assert site.db[str(result.facts["journal"])].count_documents({}) == 3000
+
+
+async def test_what_is_sent_before_a_long_run_goes_on_counts(site: Site) -> None:
+    site.fill(1500)
+    handle = await site.start("ShortHistories", partitions=2)
+    await finished(handle)
+    latest = await going_on(site.client, f"{site.queue}-before", handle)
+    await latest.signal("go_on", {"by": "bob", "until": "2099-01-01T00:00:00Z"})
+    async with updating(site.client, f"{site.queue}-before-next", BatchWorld(), site.system):
+        await finished(latest)
+        said = [entry.text for entry in (await progress(latest)).timeline]
+    assert "lets the update go on until 01 Jan 00:00 UTC" in said
 
 
 class Killable:

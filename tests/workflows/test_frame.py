@@ -11,6 +11,7 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureEr
 from temporalio.exceptions import ApplicationError, TimeoutType
 from temporalio.exceptions import TimeoutError as ActivityTimeout
 
+from tests.histories import keep
 from tests.workflows.probe import (
     Outer,
     ProbeInput,
@@ -19,6 +20,7 @@ from tests.workflows.probe import (
     at_gate,
     begin,
     failure,
+    going_on,
     outcome,
     progress,
     until,
@@ -302,6 +304,24 @@ async def test_a_run_that_continues_as_new_keeps_its_page_its_lock_and_its_undo(
         error = await failure(latest)
         assert error.type == "Aborted"
         assert world.done == ["dial=2", "lamp=2", "lamp=1", "dial=1"]
+
+
+async def test_what_is_sent_before_a_run_goes_on_counts(client: Client) -> None:
+    world = World()
+    async with working(client, world) as queue:
+        handle = await begin(client, queue, laps=1)
+        await approve(handle)
+        await finished(handle)
+    latest = await going_on(client, queue, handle)
+    await latest.signal("pause", {"by": "bob", "reason": "let me look"})
+    await latest.signal("note", {"by": "bob", "text": "customers are calling"})
+    async with working(client, world, queue=f"{queue}-next"):
+        state = await until(latest, lambda s: s.phase == "paused")
+        assert any(entry.text == "customers are calling" for entry in state.timeline)
+        await latest.signal("resume", {"by": "bob"})
+        await finished(latest)
+        await keep(latest, "Probe", "paused-before-it-goes-on")
+    assert world.done == ["dial=2", "lamp=2", "lamp=2"]
 
 
 async def test_a_child_works_under_its_parents_lock_and_is_undone_with_it(client: Client) -> None:
