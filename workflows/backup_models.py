@@ -15,7 +15,7 @@ from pydantic import Field, StringConstraints, model_validator
 from workflows.model import Name, RunbookInput
 
 Provider = Literal["archive", "atlas"]
-Reference = Annotated[str, StringConstraints(pattern=r"^(file:///|s3://|atlas://)[\w./+@:=-]+$", max_length=1000)]
+Reference = Annotated[str, StringConstraints(pattern=r"^(file:///|s3://|atlas://)[\w./+@:= -]+$", max_length=1000)]
 Collection = Annotated[str, StringConstraints(min_length=1, max_length=235, pattern=r"^[^\x00$]+$")]
 
 BACKUP_FACTS = {

@@ -191,6 +191,12 @@ class DatabaseMigration(ValidationSteps):
         if not facts.get("verified") or not isinstance(facts.get("backup"), str):
             raise self.stop(f"the backup is not verified: {result.summary}. Nothing is migrated without", "NoBackup")
         self._reference = str(facts["backup"])
+        try:
+            self._restore = DatabaseRestoreInput(**self.common(), backup=self._reference, then=self.inp.restore)
+        except ValueError:
+            raise self.stop(
+                f"no restore can name the backup {self._reference}. Correct backup.location of the stage", "NoBackup"
+            ) from None
         made = datetime.fromisoformat(str(facts["created_at"]))
         self._backup_at = made if made.tzinfo else None
         self.facts |= {"backup": self._reference, "backup_created_at": facts.get("created_at")}
@@ -310,10 +316,9 @@ class DatabaseMigration(ValidationSteps):
             "takes": "30 to 60 minutes",
         }
         question = f"{self.stage.name} is left half migrated. Restore the backup? Every write since it is lost"
-        wanted = DatabaseRestoreInput(**self.common(), backup=self._reference, then=self.inp.restore)
         try:
             await self.gate("restore-backup", question, plan)
-            await self.run_child("restore", "DatabaseRestore", wanted, title="Restore the backup")
+            await self.run_child("restore", "DatabaseRestore", self._restore, title="Restore the backup")
         except (ActivityError, ApplicationError, ChildWorkflowError) as error:
             self.state.left_undone += [*left, f"the backup was not restored: {describe(error)[0]}"]
             return False

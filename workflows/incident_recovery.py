@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
+from pydantic import ValidationError
 from temporalio import workflow
 from temporalio.common import Priority
 from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exception
@@ -20,6 +21,7 @@ from workflows.diagnosis_tree import diagnose
 from workflows.incident_response import Response
 from workflows.incident_state import Tried
 from workflows.model import LockState, Outcome, Phase, RunbookInput, RunbookResult, Scalar
+from workflows.operator import explain
 from workflows.remedies import REMEDIES
 from workflows.rollback_model import RollbackInput
 from workflows.runbook import Stopped
@@ -117,6 +119,10 @@ class Recovery(Response):
             if is_cancelled_exception(error):
                 raise
             tried.state, tried.outcome = "failed", describe(error)[0]
+            self.say(f"{option.runbook} cannot be offered: {tried.outcome}", level="warning")
+            return
+        except ValidationError as error:  # a release, say, whose name nobody could type
+            tried.state, tried.outcome = "failed", explain(error)
             self.say(f"{option.runbook} cannot be offered: {tried.outcome}", level="warning")
             return
         if not await self._agreed(gate_id, option, plan, tried):

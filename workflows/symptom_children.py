@@ -24,7 +24,14 @@ POOL = 100
 
 
 def child_input(remedy: Remedy, seen: Readings, inp: SymptomInput, reason: str) -> RunbookInput | None:
-    """The input of the remedy's runbook; None where what was measured is not enough to make one."""
+    """The input of the remedy's runbook; None where what was measured is not enough to make one, or makes none."""
+    try:
+        return _made(remedy, seen, inp, reason)
+    except ValueError:  # a query that may not be run again; requests without a key: nobody that could be limited
+        return None
+
+
+def _made(remedy: Remedy, seen: Readings, inp: SymptomInput, reason: str) -> RunbookInput | None:
     common = {
         "stage": inp.stage,
         "reason": reason[:500],
@@ -63,10 +70,7 @@ def child_input(remedy: Remedy, seen: Readings, inp: SymptomInput, reason: str) 
             limit = _fair_share(seen, who.client, minutes)
             watch = max(SHORTEST_WATCH, min(USUAL_WATCH, inp.stable_for))
             given = {**common, "client": who.client, "per_minute": limit, "window": inp.window, "watch": watch}
-            try:
-                return ClientRateLimitInput.model_validate(given)
-            except ValueError:  # requests without a key, or an address: nobody that the API could limit
-                return None
+            return ClientRateLimitInput.model_validate(given)
         case _:
             return None
 

@@ -75,6 +75,7 @@ class World:
         self.policies: dict[str, dict[str, Any]] = {"production": production, "staging": {}}
         self.done: list[str] = []
         self.documents = {"production": 10_000, "staging": 1_000}
+        self.backup = BACKUP
         self.left = {"production": 4_000, "staging": 500}
         self.index: dict[str, str | None] = {"production": None, "staging": None}
         self.live = {"production": "old", "staging": "old"}
@@ -260,7 +261,11 @@ class World:
         match runbook:
             case "DatabaseBackup":
                 self.did(stage, "backup")
-                facts = {"backup": BACKUP, "verified": True, "created_at": activity.info().started_time.isoformat()}
+                facts = {
+                    "backup": self.backup,
+                    "verified": True,
+                    "created_at": activity.info().started_time.isoformat(),
+                }
             case "BatchedUpdate":
                 assert inp["approved"] is True
                 facts = {"updated": self.left[stage], "journal": "_runbook_journal_1" if inp["journal"] else None}

@@ -147,6 +147,15 @@ async def test_a_drill_restores_compares_and_drops(client: Client, world: World)
         await keep(handle, "RestoreDrill", "identical")
 
 
+async def test_a_backup_in_a_folder_with_a_space_can_be_named(client: Client, world: World) -> None:
+    world.archives = world.archives.parent / "my archives"
+    async with working(client, world) as queue:
+        reference = await backed_up(client, queue, world)
+        assert "/my archives/" in reference
+        result = await finished(await begin(client, queue, world, "RestoreDrill", backup=reference))
+        assert result.facts["backup"] == reference
+
+
 async def test_a_drill_finds_a_damaged_backup(client: Client, world: World) -> None:
     async with working(client, world) as queue:
         await backed_up(client, queue, world)

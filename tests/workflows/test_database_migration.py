@@ -474,6 +474,16 @@ async def test_a_backup_that_is_not_verified_stops_everything(client: Client) ->
         assert world.index == {"production": None, "staging": None}
 
 
+async def test_a_backup_that_no_restore_could_name_stops_everything(client: Client) -> None:
+    world = World()
+    world.backup = "tape://1"
+    async with working(client, world) as queue:
+        error = await failure(await begin(client, queue, INDEX))
+        assert error.type == "NoBackup"
+        assert "no restore can name the backup tape://1" in error.message
+        assert world.index == {"production": None, "staging": None}
+
+
 async def test_a_failed_drill_is_loud_and_undoes_nothing(client: Client) -> None:
     world = World()
     world.fail["RestoreDrill production"] = "checksums differ"

@@ -7,13 +7,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from temporalio import activity
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
+from activities.deployment_models import FindTarget, RollbackTarget
+from activities.releases import ReleaseFacts
 from tests.histories import keep
 from tests.patience import soon
 from tests.workflows.incident_world import World, begin, send, situation, working
-from tests.workflows.probe import progress, until
+from tests.workflows.probe import failure, progress, until
 from workflows.model import Outcome, RunbookResult, RunState, State
 
 MINUTE = timedelta(minutes=1)
@@ -243,6 +246,24 @@ async def test_what_nobody_could_tell_for_a_long_time_is_diagnosed_soon_after_so
             assert state.gates[-1].plan["runbook"] == "QuickRollback"
             await keep(handle, "Incident", "explained-much-later")
             await handle.terminate()
+
+
+class _OddlyNamed(World):
+    @activity.defn(name="deployments.find_target")
+    async def find_target(self, wanted: FindTarget) -> RollbackTarget:
+        found = await super().find_target(wanted)
+        return found.model_copy(update={"target": ReleaseFacts(release="fix/login", label="fix/login")})
+
+
+async def test_a_recovery_to_a_release_that_cannot_be_typed_is_not_offered(temporal: WorkflowEnvironment) -> None:
+    world = _OddlyNamed("errors")
+    with temporal.with_time_skipping_disabled():
+        async with working(temporal.client, world) as queue:
+            handle = await begin(temporal.client, queue, severity="P1")
+            state = await until(handle, lambda s: "QuickRollback cannot be offered" in timeline(s))
+            assert "to: String should match pattern" in timeline(state)
+            await handle.signal("abort", {"by": "ann", "reason": "a drill"})
+            await failure(handle)
 
 
 async def test_a_no_goes_on_and_another_recovery_can_be_named(temporal: WorkflowEnvironment) -> None:

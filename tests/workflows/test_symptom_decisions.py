@@ -36,11 +36,21 @@ from tests.workflows.symptom_cases import (
     slow,
 )
 from workflows.capacity import pool
-from workflows.symptom_children import pool_size
+from workflows.symptom_children import child_input, pool_size
 from workflows.symptom_errors import MINUTE, crowd, lasting_window, missing_routes, picture, sustained
+from workflows.symptom_model import PerformanceDegradationInput
 from workflows.symptom_readings import Readings, take_apart
 from workflows.symptom_recovery import Recovery
 from workflows.symptom_remedies import BY_PEOPLE, RUNBOOK_OF, Remedy, Rules, judged
+
+
+@pytest.mark.parametrize("query", [{"filter": {"$where": "1"}}, {"collection": "system.users"}, {"sort": (("a", 0),)}])
+def test_a_slow_query_that_may_not_be_measured_is_left_to_people(query: dict[str, Any]) -> None:
+    seen = but(slow=slow(QUERY.model_copy(update=query)))
+    inp = PerformanceDegradationInput(stage="production", reason="slow")
+    assert child_input(Remedy.ADD_INDEX, but(slow=slow(QUERY)), inp, "slow") is not None
+    assert child_input(Remedy.ADD_INDEX, seen, inp, "slow") is None
+
 
 # --- latency taken apart --------------------------------------------------------------------------------------------
 
