@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from temporalio import workflow
@@ -29,7 +29,7 @@ from workflows import policy
 from workflows.backup_models import DatabaseRestoreInput
 from workflows.connections import settled_since
 from workflows.model import Kind, Phase, RunbookResult, Scalar, StepSpec
-from workflows.restore_rules import TAKES, insisting, plan_of
+from workflows.restore_rules import SAFETY_GOOD_FOR, TAKES, insisting, plan_of
 from workflows.rollback_model import RollbackInput
 from workflows.runbook import Runbook, RunbookSpec, Undo
 
@@ -104,6 +104,9 @@ class DatabaseRestore(Runbook[DatabaseRestoreInput]):
         super().__init__()
         self._spent = 0.0
         self._final = False
+        self._safe_at: datetime | None = None
+        self._a_no = ""
+        """What a no would do, once the real contents are replaced or the connection string is repointed."""
 
     @workflow.run
     async def run(self, *payload: Any) -> RunbookResult:
@@ -196,16 +199,16 @@ class DatabaseRestore(Runbook[DatabaseRestoreInput]):
 
     # --- restoring beside ---------------------------------------------------------------------------------------
 
-    async def _safety(self, backup: Backup | None) -> Backup | None:
+    async def _safety(self, backup: Backup | None, step_id: str = "safety") -> Backup | None:
         """A backup of what is there now, however spoiled: it is what an undo brings back."""
         if self.inp.then == "keep":
             self.check("safety", True, "not needed: nothing real is touched")
             return None
         provider = backup.provider if backup else "atlas"
-        key = self.key("safety")
-        order = CreateBackup(stage=self.stage, key=key, at=workflow.now(), provider=provider, safety=True)
+        self._safe_at = now = workflow.now()
+        order = CreateBackup(stage=self.stage, key=self.key(step_id), at=now, provider=provider, safety=True)
         safety = await self.change(
-            "safety",
+            step_id,
             Backups.create,
             order,
             policy.BACKUP,
@@ -221,6 +224,13 @@ class DatabaseRestore(Runbook[DatabaseRestoreInput]):
             self.check("safety", verified.ok, safety.summary)
             if not verified.ok:
                 raise self.stop(f"the safety backup is damaged: {verified.summary}", "DamagedBackup")
+        return safety
+
+    async def _recent(self, backup: Backup | None, safety: Backup) -> Backup:
+        """The safety backup, made anew when the restore beside and the yes have taken long: it is what a no brings."""
+        late = self._safe_at is not None and workflow.now() - self._safe_at > SAFETY_GOOD_FOR
+        if late and workflow.patched("safety-again-before-the-replacement"):
+            return await self._safety(backup, "safety-again") or safety
         return safety
 
     async def _restore_beside(self, backup: Backup | None, into: str) -> bool:
@@ -272,6 +282,8 @@ class DatabaseRestore(Runbook[DatabaseRestoreInput]):
     async def _replace(self, backup: Backup | None, targets: Targets, safety: Backup | None) -> None:
         if safety is None:
             raise self.stop("nothing is replaced without a safety backup", "NoBackup")
+        safety = await self._recent(backup, safety)
+        self._a_no = f"puts back what was there at {self._safe_at:%d %b %H:%M} UTC; every write since is lost"
         order = self._order(backup, targets.real, self.key("finish"), replace=True)
         back = PutBack(failed=order, safety=safety.reference, key=self.key("undo-finish"))
         self.announce("replace", f"Replacing the data of {self.stage.name}", self._named(backup), severity="warning")
@@ -290,6 +302,7 @@ class DatabaseRestore(Runbook[DatabaseRestoreInput]):
         asked = AddressOf(stage=self.stage)
         now = await self.look("address", ConnectionString.address, asked, title="Where it points now")
         to = now.model_copy(update={"database": into})
+        self._a_no = f"lets the API work on {targets.real} again; every write since is lost"
         is_cluster = self.stage.backup.atlas is not None and into == self.stage.backup.atlas.scratch_cluster
         if is_cluster:
             scratch = await self.look(
@@ -357,9 +370,7 @@ class DatabaseRestore(Runbook[DatabaseRestoreInput]):
         if health.ok:
             return f"verified: {health.summary}"
         if self._undos:
-            question = (
-                f"{self.stage.name} is not ready after the restore. Keep the restored data? No puts back what was"
-            )
+            question = f"{self.stage.name} is not ready after the restore. Keep the restored data? No {self._a_no}"
             await self.gate("keep-restored", question, {"problem": health.summary}, fallback=KEEP)
         return f"NOT verified: {health.summary}"
 

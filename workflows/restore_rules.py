@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from activities.stage import Stage
 from workflows.backup_models import DatabaseRestoreInput
 from workflows.model import Scalar
 
 TAKES = "30 to 60 minutes"
 """The document's own figure. What it really takes is in the record of the last RestoreDrill."""
+
+SAFETY_GOOD_FOR = timedelta(hours=1)
+"""A safety backup older than this is made anew just before the real contents are replaced: an undo brings it back."""
 
 GATES = ("approve-restore", "approve-finish")
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
 
 from activities.settings import Settings
 from tests.activities.conftest import wire_database  # noqa: F401  # a fixture
@@ -311,6 +313,32 @@ async def test_not_ready_afterwards_and_a_no_puts_back_what_was_there(client: Cl
         assert world.data["sessions"].count_documents({}) == 250
         assert world.databases() == [world.database]
         await keep(handle, "DatabaseRestore", "put-back")
+
+
+async def test_a_no_after_a_late_yes_puts_back_what_was_there_by_then(
+    temporal: WorkflowEnvironment, world: World
+) -> None:
+    with serving(world):
+        world.ready = 503
+        async with working(temporal.client, world) as queue:
+            await backed_up(temporal.client, queue, world)
+            spoil(world)
+            with temporal.with_time_skipping_disabled():
+                handle = await begin(temporal.client, queue, world, "DatabaseRestore", then="replace")
+            await approve(handle, "approve-restore")
+            await until(handle, lambda s: at_gate(s) and s.open_gate().id == "approve-finish")
+            world.data["sessions"].insert_one({"_id": 1000, "status": "written while it was asked"})
+            await temporal.fast_forward(handle, timedelta(hours=5))
+            await approve(handle, "approve-finish")
+            state = await until(handle, lambda s: at_gate(s) and s.open_gate().id == "keep-restored")
+            again = state.step("safety-again")
+            assert again is not None
+            assert f"what was there at {again.started_at:%d %b %H:%M} UTC" in state.open_gate().question
+            await handle.signal("reject", {"by": "bob"})
+            await failure(handle)
+        assert world.data["sessions"].count_documents({"_id": 1000}) == 1
+        assert world.data["sessions"].count_documents({"status": "oops"}) == 200
+        await keep(handle, "DatabaseRestore", "put-back-late")
 
 
 async def test_a_restore_after_everything_was_lost(client: Client, world: World) -> None:
