@@ -133,8 +133,12 @@ async def test_a_lock_whose_history_is_long_goes_on_as_it_was(client: Client, mo
         long = True
         third = await begin(client, queue, stage=stage)
         await queued(third, 3)
+
+        async def gone_on() -> bool:
+            return (await client.get_workflow_handle(lock_id(stage)).describe()).run_id != first_run
+
+        await eventually(gone_on, lambda: "the lock does not go on in a new run")
         after = await seen(client, stage, lambda found: len(found.queue) == 3)
-        assert (await client.get_workflow_handle(lock_id(stage)).describe()).run_id != first_run
         assert (after.holder, after.since, after.guests) == (before.holder, before.since, before.guests)
         assert [request.workflow_id for request in after.queue] == [urgent.id, second.id, third.id]
         assert [request.workflow_id for request in after.guests] == [guest.id]
