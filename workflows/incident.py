@@ -75,13 +75,21 @@ class Incident(Afterwards):
         changes=False,
     )
 
+    @workflow.init
+    def __init__(self, *payload: Any) -> None:
+        super().__init__(*payload)
+        if (cursor := self.cursor) is not None:
+            self.situation = Situation.model_validate(cursor["situation"])
+            self._chosen, self._asked_to_resolve = cursor.get("chosen"), cursor.get("asked_to_resolve")
+            self._lock_asked = self.situation.holds_stage
+
     @workflow.run
     async def run(self, *payload: Any) -> RunbookResult:
         return await self.conduct(payload)
 
     async def procedure(self, inp: IncidentInput) -> str:
         self._speak_through_the_drills_channel(inp)
-        if not self._resume_from(self.cursor):
+        if self.cursor is None:
             await self._first_look(inp)
             if inp.dry_run:
                 return f"would be a {self.book.severity}: {self._concluded()}"
@@ -138,7 +146,7 @@ class Incident(Afterwards):
             raise
         await self._stopped(tasks)
         if not self.book.reached("resolved"):
-            await self.carry_on("respond")
+            await self.carry_on()
 
     async def _stopped(self, tasks: list[asyncio.Task[None]]) -> None:
         self._leaving = True
@@ -204,14 +212,6 @@ class Incident(Afterwards):
         channels = self.stage.channels
         quiet = {"chat": self.policy.drill or channels.chat, "page": (), "mail": (), "ticket": (), "stakeholders": ()}
         self.stage = self.stage.model_copy(update={"channels": channels.model_copy(update=quiet)})
-
-    def _resume_from(self, cursor: dict[str, Any] | None) -> bool:
-        if cursor is None:
-            return False
-        self.situation = Situation.model_validate(cursor["situation"])
-        self._lock_asked = self.situation.holds_stage
-        self.refresh()
-        return True
 
     def _concluded(self) -> str:
         found = self.situation.conclusion

@@ -39,11 +39,12 @@ class Afterwards(Recovery):
             await workflow.wait_condition(lambda: work.done() or not self.book.reached("resolved"))
             if self.book.reached("resolved") or not workflow.patched("what comes during the afterwards counts"):
                 await work
-        finally:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+        except asyncio.CancelledError:
+            await _stopped(work)
+            raise
+        await _stopped(work)
         if self.book.reached("resolved") and not self._over:
-            await self.carry_on("after")
+            await self.carry_on()
 
     async def _afterwards(self) -> None:
         if self.book.reached("resolved"):
@@ -102,13 +103,18 @@ class Afterwards(Recovery):
             await self._write(self.book.milestones["resolved"])
             self._over = situation.may_close() or not workflow.patched("what comes during the afterwards counts")
 
-    async def carry_on(self, part: str) -> None:
+    async def carry_on(self) -> None:
         """Go on in a run with a short history; what that cuts off the timeline is kept for the documents."""
 
         def carried() -> dict[str, Any]:
-            earlier = self.situation.earlier + self.state.timeline[:-CARRIED_TIMELINE]
-            self.situation.earlier = earlier[-SHORTENED_TIMELINE:]
-            return {"part": part, "situation": self.situation.model_dump(mode="json")}
+            situation = self.situation
+            situation.earlier = (situation.earlier + self.state.timeline[:-CARRIED_TIMELINE])[-SHORTENED_TIMELINE:]
+            return {
+                "part": "after" if self.book.reached("resolved") else "respond",
+                "situation": situation.model_dump(mode="json"),
+                "chosen": self._chosen,
+                "asked_to_resolve": self._asked_to_resolve,
+            }
 
         await self.continue_as_new(carried)
 
@@ -285,3 +291,8 @@ class Afterwards(Recovery):
     def key(self, step_id: str) -> str:
         """As of every run, but an incident's id comes again: the run's own id keeps the keys of two apart."""
         return f"{self.state.workflow_id}/{workflow.info().first_execution_run_id[:8]}/{step_id}"
+
+
+async def _stopped(work: asyncio.Task[None]) -> None:
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)

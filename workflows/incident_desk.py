@@ -39,8 +39,8 @@ M = TypeVar("M", bound=Message)
 class Desk(Probing[IncidentInput]):
     """The incident's own operator surface. Each message is entered at once, and every clock is planned anew with it."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *payload: Any) -> None:
+        super().__init__(*payload)
         self.situation = Situation(headline="", stage="")
         self._news = 0
         self._early: list[Callable[[Book], None]] = []

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from temporalio import workflow
 from temporalio.client import Client, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
@@ -14,7 +17,9 @@ from tests.histories import keep
 from tests.patience import eventually, soon
 from tests.workflows.incident_world import World, begin, send, situation, working
 from tests.workflows.probe import progress, until
-from workflows.model import Outcome, RunbookResult, RunState
+from workflows.carrying import Carried, read_carried
+from workflows.incident import Incident
+from workflows.model import Outcome, RunbookResult, RunState, State
 
 
 def timeline(state: RunState) -> str:
@@ -120,4 +125,133 @@ async def test_an_alert_to_a_closing_incident_is_tried_again_until_it_opens_a_ne
         assert RunbookResult.model_validate(result).outcome is Outcome.COMPLETED
         assert (await open_incident(client, queue, again)).new
         assert (await handle.describe()).run_id != first
+        await handle.terminate()
+
+
+@pytest.fixture
+def notes_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A note that says so makes the history of a run long that continues no other."""
+
+    def is_long(self: Incident) -> bool:
+        noted = any(entry.text == "long" for entry in self.state.timeline)
+        return noted and workflow.info().continued_run_id is None
+
+    monkeypatch.setattr(Incident, "history_is_long", property(is_long))
+
+
+async def make_long(handle: WorkflowHandle[Any, Any]) -> None:
+    await handle.signal("note", {"by": "ann", "text": "long"})
+
+
+async def gone_on(handle: WorkflowHandle[Any, Any]) -> bool:
+    return (await handle.describe()).run_id != handle.first_execution_run_id
+
+
+@pytest.mark.usefixtures("notes_are_long")
+@pytest.mark.parametrize("moment", ["meanwhile", "afterwards"])
+async def test_what_comes_before_it_goes_on_in_a_new_run_is_carried(client: Client, moment: str) -> None:
+    """A page is on its way while people write: none of it is lost, and the page is ended."""
+    world = World("none")
+    world.hold["page"] = asyncio.Event()
+    async with working(client, world) as queue:
+        started = await begin(client, queue, severity="P1")
+        handle = client.get_workflow_handle(started.id, first_execution_run_id=started.first_execution_run_id)
+        await until(handle, lambda s: s.step("declare").state is State.DONE)
+        await soon(lambda: "page" in world.held)
+        await make_long(handle)
+        await until(handle, lambda s: "long" in timeline(s))
+        if moment == "meanwhile":
+            assert await send(handle, "action", text="add a test") == "A1"
+            await send(handle, "acknowledge")
+            await send(handle, "severity", severity="P2", reason="only some")
+            await send(handle, "resolve", cause="a typo")
+        assert not await gone_on(handle)
+        world.hold.pop("page").set()
+        await eventually(lambda: gone_on(handle), "a new run")
+        if moment == "afterwards":
+            await send(handle, "acknowledge")
+        await soon(lambda: bool(world.page_ends))
+        assert [end.key for end in world.page_ends] == [page.key for _, page in world.pages]
+        if moment == "meanwhile":
+            await until(handle, lambda s: "resolved as ann said" in timeline(s))
+            seen = await situation(handle)
+            assert seen.book is not None
+            assert (seen.book.responder, seen.book.severity) == ("ann", "P2")
+            assert [action.id for action in seen.actions] == ["A1"]
+        await handle.terminate()
+
+
+@pytest.mark.usefixtures("notes_are_long")
+async def test_a_relapse_before_it_goes_on_in_a_new_run_is_carried(client: Client) -> None:
+    world = World("none")
+    async with working(client, world) as queue:
+        started = await called(client, world, queue)
+        handle = client.get_workflow_handle(started.id, first_execution_run_id=started.first_execution_run_id)
+        world.hold["announce"] = asyncio.Event()
+        await send(handle, "resolve", cause="a typo")
+        await soon(lambda: "announce" in world.held)
+        await make_long(handle)
+        await until(handle, lambda s: "long" in timeline(s))
+        pages = len(world.pages)
+        assert await again(handle) == "joined"
+        assert not await gone_on(handle)
+        world.hold.pop("announce").set()
+        await eventually(lambda: gone_on(handle), "a new run")
+        await soon(lambda: len(world.pages) > pages)
+        assert "RELAPSE, outbreak 2" in timeline(await progress(handle))
+        await handle.terminate()
+
+
+@pytest.mark.usefixtures("notes_are_long")
+@pytest.mark.parametrize("part", ["respond", "after"])
+async def test_what_comes_before_a_continued_run_begins_counts(
+    client: Client, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first task of the run fails until it has all of the messages in it."""
+    world = World("none")
+    read: list[str] = []
+    waiting, sent = threading.Event(), threading.Event()
+    say = Incident.say
+
+    def heard(self: Incident, text: str, **more: Any) -> None:
+        read.extend(word for word in ("acknowledges", "adds action", "again") if text.startswith(word))
+        say(self, text, **more)
+
+    def read_if_all_is_there(payload: Sequence[Any]) -> Carried | None:
+        if not sent.is_set():
+            waiting.set()
+            sent.wait(9)
+        if len(read) < 2:
+            read.clear()
+            raise RuntimeError("not all is there yet")
+        return read_carried(payload)
+
+    async with working(client, world) as queue:
+        started = await begin(client, queue, severity="P1")
+        handle = client.get_workflow_handle(started.id, first_execution_run_id=started.first_execution_run_id)
+        await soon(lambda: bool(world.pages))
+        if part == "after":
+            await send(handle, "resolve", cause="a typo")
+            await until(handle, lambda s: "Resolved after" in timeline(s))
+        monkeypatch.setattr(Incident, "say", heard)
+        monkeypatch.setattr("workflows.runbook.read_carried", read_if_all_is_there)
+        await make_long(handle)
+        await soon(waiting.is_set)
+        messages = [send(handle, "action", text="add a test")]
+        messages.append(send(handle, "acknowledge") if part == "respond" else again(handle))
+        answers = asyncio.gather(*messages)
+        asyncio.get_running_loop().call_later(1, sent.set)  # the server has them by then
+        assert await asyncio.wait_for(answers, 60) == ["A1", "ann is on it" if part == "respond" else "joined"]
+        monkeypatch.undo()
+        state = await progress(handle)
+        assert "asked for" in timeline(state)
+        assert "adds action A1" in timeline(state)
+        seen = await situation(handle)
+        assert [action.id for action in seen.actions] == ["A1"]
+        assert seen.book is not None
+        if part == "respond":
+            assert seen.book.responder == "ann"
+        else:
+            assert seen.book.episode == 2
+            await soon(lambda: len(world.pages) == 2)
         await handle.terminate()
