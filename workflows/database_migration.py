@@ -136,7 +136,7 @@ class DatabaseMigration(ValidationSteps):
             raise self.stop(f"staging_stage {inp.staging_stage} {what}. Name another one", "NoStaging")
 
     async def _plan(self, step_id: str) -> MigrationState:
-        state = await self.look(step_id, Migrations.look, self.request(), policy.WATCH, title="Plan")
+        state = await self.look(step_id, Migrations.look, self.request(), policy.SCAN, title="Plan")
         if state.problems:
             raise self.stop("; ".join(state.problems), "CannotMigrate")
         if state.covered_by:

@@ -84,7 +84,8 @@ class ValidationSteps(ChangeSteps):
         return first
 
     async def _look(self, step_id: str) -> MigrationState:
-        return await self.look(step_id, Migrations.look, self.request(), policy.WATCH)
+        patience = policy.SCAN if self.inp.dry_run else policy.WATCH
+        return await self.look(step_id, Migrations.look, self.request(), patience)
 
     def _done(self, state: MigrationState) -> bool:
         return self.inp.dry_run or not self._countable() or not state.remaining

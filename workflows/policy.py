@@ -55,8 +55,23 @@ SEARCH: ActivityOptions = {
     "retry_policy": _STEADY,
 }
 
+SCAN: ActivityOptions = {
+    # A look at a whole collection before anything is changed: a count, an explain, a pass over every _id. One try takes
+    # as long as the collection is large, and heartbeats. Forty tries that fail are ten to thirty minutes: a wrong
+    # password, or a database that is away, is then the operator's news.
+    "start_to_close_timeout": timedelta(hours=2),
+    "heartbeat_timeout": timedelta(seconds=30),
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(seconds=1),
+        backoff_coefficient=2,
+        maximum_interval=timedelta(seconds=20),
+        maximum_attempts=40,
+    ),
+}
+
 WATCH: ActivityOptions = {
-    # A look that polls until something holds. Its patience is in its input; the heartbeat finds a dead worker.
+    # A look that polls until something holds. Its patience is in its input; the heartbeat finds a dead worker. Also the
+    # looks of a migration that has changed documents: an hour without the database must not undo a day's work.
     "start_to_close_timeout": timedelta(hours=2),
     "heartbeat_timeout": timedelta(seconds=30),
     "retry_policy": _STEADY,

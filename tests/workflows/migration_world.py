@@ -120,6 +120,8 @@ class World:
 
     @activity.defn(name="migrations.look")
     async def look(self, asked: LookRequest) -> MigrationState:
+        if fault := self.fail.get("look"):
+            raise ApplicationError(fault, type="Mongo18")
         stage = asked.stage.name.partition("-")[0]
         if self.late and asked.filter is not None and f"{stage}: update" in self.done:
             self.left[stage] += self.late.pop(0)

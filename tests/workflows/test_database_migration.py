@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from temporalio.client import Client
+from temporalio.common import RetryPolicy
 from temporalio.testing import WorkflowEnvironment
 
 from tests.histories import keep
 from tests.workflows.migration_world import BACKFILL, BACKUP, INDEX, NAME, UPDATE, World, begin, working
 from tests.workflows.probe import at_gate, failure, outcome, progress, until
+from workflows import policy
 from workflows.database_migration_model import DatabaseMigrationInput
 from workflows.model import Outcome, RunbookResult, RunState, State
 
@@ -313,6 +315,16 @@ async def test_fewer_documents_have_to_be_explained_by_a_person(client: Client) 
         item = next(item for item in result.checklist if item.id == "data")
         assert item.done
         assert "5 fewer than before; explained by bob: the nightly clean-up" in str(item.note)
+
+
+async def test_a_refused_login_ends_a_rehearsal(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(policy.SCAN, "retry_policy", RetryPolicy(maximum_attempts=2))
+    world = World()
+    world.fail["look"] = "wrong user or password. Renew the database secret"
+    async with working(client, world) as queue:
+        error = await failure(await begin(client, queue, BACKFILL, dry_run=True))
+    assert error.type == "Mongo18"
+    assert "Renew the database secret" in error.message
 
 
 # --- when it goes wrong ---------------------------------------------------------------------------------------------
