@@ -19,12 +19,23 @@ from pymongo.collection import Collection
 
 from activities.batch_ranges import within
 from activities.errors import lasting
-from activities.mongo_clients import Db
 from activities.update_rules import WHOLE
 
 REVERT_DOCUMENTS = 500
 REVERT_BYTES = 8 * 1024 * 1024
 MOST_ENTRY_BYTES = 16 * 1024 * 1024 - 4096
+
+LONGEST = timedelta(days=90)
+"""How long entries of a run stay that nobody ended, or that was terminated."""
+
+FIRST = {"journal": "opened"}
+"""``_id`` of an entry that is older than all others, so that it expires first: while it is there, none is missing."""
+
+_OLDER_BY = timedelta(hours=1)
+"""More than the clocks of two workers differ."""
+
+_EXPIRY = "expires_first_to_last"
+"""Index by which entries expire, of a journal with a first entry. One of older journals has another name."""
 
 Document = dict[str, Any]
 Documents = Collection[Document]
@@ -35,9 +46,39 @@ def touched(fields: tuple[str, ...]) -> dict[str, int] | None:
     return None if fields == (WHOLE,) else dict.fromkeys(("_id", *fields), 1)
 
 
-def open_journal(db: Db, name: str, keep: timedelta) -> None:
-    """Make the journal's collection, whose entries the server drops by itself after ``keep``."""
-    db.get_collection(name).create_index("at", name="expires", expireAfterSeconds=int(keep.total_seconds()))
+def open_journal(journal: Documents) -> None:
+    """Make the journal's collection. Its entries stay for the whole run, however long that takes."""
+    first = {"at": datetime.now(UTC) - _OLDER_BY, "kept": True}
+    journal.update_one({"_id": FIRST}, {"$setOnInsert": first}, upsert=True)
+    if not _expiry(journal):
+        journal.create_index("at", name=_EXPIRY, expireAfterSeconds=int(LONGEST.total_seconds()))
+
+
+def close_journal(journal: Documents, keep: timedelta) -> None:
+    """Let the server drop entries by itself so long after they were written. An older journal keeps its own time."""
+    wanted = int(keep.total_seconds())
+    now = _expiry(journal)
+    if now.get(_EXPIRY, 0) == wanted or (now and _EXPIRY not in now):
+        return
+    if now:
+        journal.drop_index(_EXPIRY)
+    journal.create_index("at", name=_EXPIRY, expireAfterSeconds=wanted)
+
+
+def is_whole(journal: Documents) -> bool:
+    """Whether no entry has expired; also true where that cannot be told."""
+    return _EXPIRY not in _expiry(journal) or journal.find_one({"_id": FIRST}) is not None
+
+
+def left_alone(journal: Documents) -> int:
+    """Entries of documents that somebody has changed since, when all others are put back."""
+    return journal.count_documents({"_id": {"$ne": FIRST}})
+
+
+def _expiry(journal: Documents) -> dict[str, int]:
+    """Seconds after which entries expire, by the name of the index."""
+    indexes = journal.index_information()
+    return {name: int(index["expireAfterSeconds"]) for name, index in indexes.items() if "expireAfterSeconds" in index}
 
 
 def update_with_journal(

@@ -36,7 +36,7 @@ from activities.batch_ranges import BY_TYPE, Cutter, documents_in, whole_kinds
 from activities.batch_trial import try_update
 from activities.batch_walk import BY_ID, RangeWalk, answers
 from activities.database_load import LoadReader
-from activities.errors import classified, passing
+from activities.errors import classified, lasting, passing
 from activities.evidence import Finding
 from activities.heart import Heart, tell_run
 from activities.metrics import Metrics
@@ -162,10 +162,19 @@ class Batches:
     @activity.defn(name="batches.open_journal")
     @classified("open the undo journal")
     def open_journal(self, request: JournalRequest) -> Finding:
-        """Make the journal's collection. Its entries go by themselves, some time after the run."""
-        order = request.order
-        batch_journal.open_journal(self._clients.database(order.stage), order.journal or "", request.keep)
-        return Finding(summary=f"undo journal {order.journal}, kept for {request.keep.days} days")
+        """Make the journal's collection. Its entries stay until :meth:`close_journal` says how long."""
+        batch_journal.open_journal(self._journal(request.order))
+        return Finding(summary=f"undo journal {request.order.journal}, kept for {request.keep.days} days after the run")
+
+    @activity.defn(name="batches.close_journal")
+    def close_journal(self, request: JournalRequest) -> Finding:
+        """After a success: entries go by themselves so long after they were written. Builds an index over them."""
+        journal = self._journal(request.order)
+        self._long("set how long the journal stays", lambda: batch_journal.close_journal(journal, request.keep))
+        return Finding(summary=f"entries of {journal.name} go {request.keep.days} days after they were written")
+
+    def _journal(self, order: UpdateOrder) -> Documents:
+        return self._clients.database(order.stage).get_collection(order.journal or "")
 
     @activity.defn(name="batches.revert")
     @classified("undo the update by its journal")
@@ -173,16 +182,25 @@ class Batches:
         """Put former values back where documents still carry what the update wrote. Safe to repeat.
 
         The journal is dropped when nothing was left alone; otherwise it stays, with the entries of those documents.
+
+        Raises:
+            JournalExpired: entries had gone by then. What the others tell of is put back.
         """
         db = self._clients.database(order.stage)
-        collection, journal = db.get_collection(order.collection), db.get_collection(order.journal or "")
+        collection, journal = db.get_collection(order.collection), self._journal(order)
         whole = touched_fields(order.update) == (WHOLE,)
         reverted = int(earlier().get("reverted", 0))
         while (done := batch_journal.revert_some(collection, journal, whole)) is not None:
             reverted += done[0]
             activity.heartbeat({"phase": "undoing", "reverted": reverted})
             _unless_stopping("undoing")
-        kept = journal.count_documents({})
+        if not batch_journal.is_whole(journal):
+            raise lasting(
+                f"{reverted:,} documents put back, but the oldest entries of {journal.name} had expired: theirs "
+                "stay updated. Correct them by hand, or restore the backup",
+                type="JournalExpired",
+            )
+        kept = batch_journal.left_alone(journal)
         if kept == 0:
             db.drop_collection(journal.name)
         others = f"; {kept:,} left alone, because they have changed since (entries in {journal.name})" if kept else ""

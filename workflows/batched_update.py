@@ -86,13 +86,14 @@ class BatchedUpdate(BatchDriver):
             if done is not None:
                 return done
         await self._update_until_nothing_is_left(inp)
+        await self._let_the_journal_go(inp)
         return self._verdict(inp)
 
     # --- before -------------------------------------------------------------------------------------------------
 
     async def _prepare(self, inp: BatchedUpdateInput) -> str | None:
         """Everything before the first batch. Returns the summary when there is nothing to do beyond it."""
-        check = await self.look("check", Batches.check, self.order, policy.WATCH)
+        check = await self.look("check", Batches.check, self.order, policy.SCAN)
         self.facts |= {"matching": check.matching, "documents": check.documents, "server": check.server}
         if check.matching == 0:
             for item in ("tried", "journal"):
@@ -137,7 +138,7 @@ class BatchedUpdate(BatchDriver):
 
     async def _rehearse(self, inp: BatchedUpdateInput, check: CollectionCheck) -> str:
         """The rest of a dry run: plan, and list what would be done."""
-        plan = await self.look("plan", Batches.plan, self.plan_request(), policy.WATCH)
+        plan = await self.look("plan", Batches.plan, self.plan_request(), policy.SCAN)
         wanted = [f"try {describe_update(inp.update)} on copies of a few documents of {inp.collection}"]
         if inp.journal:
             wanted.append(f"keep former values of {plan.documents:,} documents in an undo journal")
@@ -153,7 +154,7 @@ class BatchedUpdate(BatchDriver):
     async def _try(self, inp: BatchedUpdateInput) -> None:
         request = TrialRequest(order=self.order, key=self.run_key)
         trial = await self.change(
-            "try", Batches.try_on_copies, request, policy.WATCH, would="try the update on copies", undo=None
+            "try", Batches.try_on_copies, request, policy.SCAN, would="try the update on copies", undo=None
         )
         if trial is None or trial.leaves_filter is None:
             self.check("tried", True, "no document was left to try it on")
@@ -176,7 +177,16 @@ class BatchedUpdate(BatchDriver):
             undo=Undo("put the former values back by the journal", Batches.revert, self.order),
         )
         self.facts["journal"] = journal
-        self.check("journal", True, f"{journal}, kept for {inp.journal_keep.days} days")
+        self.check("journal", True, f"{journal}, kept for {inp.journal_keep.days} days after the run")
+
+    async def _let_the_journal_go(self, inp: BatchedUpdateInput) -> None:
+        """Only from now on its time counts. Where that cannot be set it stays longer, which hurts nobody."""
+        if self.order.journal is None or not workflow.patched("journal-expires-after-the-run"):
+            return
+        keep = inp.journal_keep + (workflow.now() - self.state.started_at)  # the first entry is as old as the run
+        request = JournalRequest(order=self.order, keep=keep)
+        title = "Set how long the journal stays"
+        await self.observe("journal-stays", Batches.close_journal, request, policy.SCAN, title=title)
 
     # --- the passes ---------------------------------------------------------------------------------------------
 
@@ -195,7 +205,8 @@ class BatchedUpdate(BatchDriver):
         while True:
             first = work.passes == 0
             step_id, title = ("plan", "Plan the ranges of _id") if first else ("sweep", "Look for late writers")
-            plan = await self.look(step_id, Batches.plan, self.plan_request(), policy.WATCH, title=title)
+            patience = policy.SCAN if first else policy.WATCH
+            plan = await self.look(step_id, Batches.plan, self.plan_request(), patience, title=title)
             if plan.documents:
                 work.passes += 1
                 if work.passes > MOST_PASSES:

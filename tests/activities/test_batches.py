@@ -317,6 +317,46 @@ async def test_the_journal_puts_every_kind_of_update_back(batches: Batches, db: 
     assert ActivityEnvironment().run(batches.revert, what).reverted == 0, "undoing twice harms nothing"
 
 
+async def journalled(batches: Batches, db: Db, name: str) -> UpdateOrder:
+    """Sixty documents, updated with a journal."""
+    db.items.insert_many([{"_id": n} for n in range(60)])
+    what = order(db, journal=name)
+    ActivityEnvironment().run(batches.open_journal, JournalRequest(order=what, keep=datetime.timedelta(days=1)))
+    (stretch,) = plan(batches, what)
+    assert (await update(batches, range_order(what, stretch, 25))).updated == 60
+    return what
+
+
+async def test_a_journal_whose_first_entries_have_expired_is_not_called_whole(batches: Batches, db: Db) -> None:
+    what = await journalled(batches, db, "_runbook_journal_z")
+    gone = [entry["_id"] for entry in db["_runbook_journal_z"].find().sort("at").limit(11)]
+    db["_runbook_journal_z"].delete_many({"_id": {"$in": gone}})  # as the server does, the oldest first
+    with pytest.raises(ApplicationError, match="50 documents put back, but the oldest entries") as told:
+        ActivityEnvironment().run(batches.revert, what)
+    assert (told.value.type, told.value.non_retryable) == ("JournalExpired", True)
+    assert db.items.count_documents({"schema": 2}) == 10
+
+
+async def test_a_journal_of_an_older_version_is_put_back_as_it_is(batches: Batches, db: Db) -> None:
+    name = "_runbook_journal_old"
+    db[name].create_index("at", name="expires", expireAfterSeconds=86400)
+    what = await journalled(batches, db, name)
+    ActivityEnvironment().run(batches.close_journal, JournalRequest(order=what, keep=datetime.timedelta(days=3)))
+    assert db[name].index_information()["expires"]["expireAfterSeconds"] == 86400
+    db[name].delete_many({"before": {"$exists": False}})
+    assert ActivityEnvironment().run(batches.revert, what).reverted == 60
+
+
+async def test_closing_a_journal_twice_is_closing_it_once(batches: Batches, db: Db) -> None:
+    what = await journalled(batches, db, "_runbook_journal_c")
+    request = JournalRequest(order=what, keep=datetime.timedelta(days=3))
+    for _ in range(2):
+        ActivityEnvironment().run(batches.close_journal, request)
+        indexes = db["_runbook_journal_c"].index_information().values()
+        assert [i["expireAfterSeconds"] for i in indexes if "expireAfterSeconds" in i] == [3 * 86400]
+    assert ActivityEnvironment().run(batches.revert, what).reverted == 60
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [

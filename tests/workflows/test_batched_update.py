@@ -16,6 +16,7 @@ import pymongo
 import pytest
 import pytest_asyncio
 from temporalio.client import Client, WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.common import RetryPolicy
 
 from activities.batch_models import Load
 from activities.batch_walk import RangeWalk
@@ -24,9 +25,11 @@ from tests.activities.conftest import wire_database  # noqa: F401  # a fixture
 from tests.histories import keep
 from tests.workflows.batch_world import BatchWorld, batches, updating
 from tests.workflows.probe import at_gate, failure, going_on, outcome, progress, until
+from workflows import policy
 from workflows.model import Outcome, RunbookResult, RunState
 
 Db = pymongo.database.Database[dict[str, Any]]
+ENTRIES = {"before": {"$exists": True}}
 QUICK = {"target_ms": 20, "initial": 50, "min": 20, "max": 100}
 
 
@@ -114,7 +117,7 @@ async def test_a_run_from_plan_to_last_look(site: Site) -> None:
     assert result.outcome is Outcome.COMPLETED
     assert site.counts() == {"(2, 1)": 900, "('own', 0)": 100}
     assert (result.facts["matching"], result.facts["updated"], result.facts["leaves_filter"]) == (900, 900, True)
-    assert site.db[str(result.facts["journal"])].count_documents({}) == 900
+    assert site.db[str(result.facts["journal"])].count_documents(ENTRIES) == 900
     assert [item.done for item in result.checklist] == [True] * 4
     state = await progress(handle)
     assert "100 % · 900 of 900" in shown(state)
@@ -252,6 +255,37 @@ async def test_abort_undoes_by_the_journal_but_not_what_others_wrote(
     assert outcome(error).outcome is Outcome.ABORTED
 
 
+async def test_the_journal_stays_for_the_whole_run_and_its_time_after_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def life() -> timedelta:
+        name = next(name for name in site.db.list_collection_names() if name.startswith("_runbook_journal_"))
+        indexes = site.db[name].index_information().values()
+        return timedelta(seconds=next(i["expireAfterSeconds"] for i in indexes if "expireAfterSeconds" in i))
+
+    site.fill(400)
+    with slowed(monkeypatch):
+        handle = await site.start(journal=True, journal_keep="P2D")
+        await written(site)
+        assert life() >= timedelta(days=90)
+        result = await finished(handle)
+    assert result.outcome is Outcome.COMPLETED
+    assert timedelta(days=2) <= life() <= timedelta(days=2, minutes=5)
+    await keep(handle, "BatchedUpdate", "journal-stays")
+
+
+async def test_a_database_that_is_away_from_the_start_ends_the_run(
+    client: Client, db: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rehearsal would never say so otherwise."""
+    monkeypatch.setitem(policy.SCAN, "retry_policy", RetryPolicy(maximum_attempts=2))
+    queue, system = f"batches-{uuid.uuid4()}", batches("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100")
+    async with updating(client, queue, BatchWorld(), system):
+        error = await failure(await Site(client, queue, db, system).start(dry_run=True))
+    assert error.type == "MongoUnreachable"
+    assert "the database did not answer" in error.message
+
+
 async def test_without_a_journal_an_abort_says_what_stays(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.fill(1500)
     with slowed(monkeypatch):
@@ -357,7 +391,7 @@ async def test_a_long_run_continues_as_new_and_loses_nothing(site: Site) -> None
     assert (await latest.describe()).run_id != handle.result_run_id
     assert result.facts["updated"] == 3000
     assert site.counts() == {"(2, 1)": 3000}
-    assert site.db[str(result.facts["journal"])].count_documents({}) == 3000
+    assert site.db[str(result.facts["journal"])].count_documents(ENTRIES) == 3000
 
 
 async def test_what_is_sent_before_a_long_run_goes_on_counts(site: Site) -> None:
@@ -445,6 +479,6 @@ async def test_killed_workers_and_writers_leave_every_document_right(
             wrong = {key: seen for key, seen in found.items() if seen != (("own", 0) if key in own else (2, 1))}
             assert not wrong, f"{len(wrong)} of {total}"
             if "journal" in result.facts:
-                entries = {entry["_id"] for entry in one.db[str(result.facts["journal"])].find()}
+                entries = {entry["_id"] for entry in one.db[str(result.facts["journal"])].find(ENTRIES)}
                 assert entries == found.keys() - own
             mongo.drop_database(one.db.name)
