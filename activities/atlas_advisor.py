@@ -55,6 +55,8 @@ def entries_of(lines: Iterable[str]) -> list[Entry]:
                     "command": attributes["command"],
                     "millis": float(attributes["durationMillis"]),
                     "appName": attributes.get("appName"),
+                    "docsExamined": attributes.get("docsExamined"),
+                    "nreturned": attributes.get("nreturned"),
                 }
             )
         except (KeyError, TypeError, ValueError, json.JSONDecodeError):

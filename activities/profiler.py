@@ -6,6 +6,7 @@ that they asked for.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from typing import Any
 
@@ -27,7 +28,8 @@ _TIMED_OUT = 50
 _MOST_ENTRIES = 2000
 _FORMS = 8
 """Forms whose plan is looked at: those with the most time together."""
-_EXPLAIN_LIMIT_MS = 20_000
+_PLANS_MS = 10_000
+"""For the plans of one call together. Some are found by running the query, on a database that may be in trouble."""
 
 Entry = dict[str, Any]
 
@@ -98,9 +100,10 @@ class Profiler:
                     summary="slow queries are not known: no profiler and no Atlas to ask", source="none", server=server
                 )
             found = by_form(entries)
-            queries = tuple(_with_plan(base, form, times) for form, times in found[:_FORMS])
-        total = sum(sum(times) for _, times in found)
-        count = sum(len(times) for _, times in found)
+            until = time.monotonic() + _PLANS_MS / 1000
+            queries = tuple(_with_plan(base, form, alike, until) for form, alike in found[:_FORMS])
+        total = sum(_millis(entry) for _, alike in found for entry in alike)
+        count = sum(len(alike) for _, alike in found)
         seconds = (asked.until - asked.since).total_seconds()
         lacking = [one for one in queries if one.missing]
         line = f"{count} queries of {asked.over.total_seconds() * 1000:.0f} ms or more in {seconds:.0f} s"
@@ -108,6 +111,8 @@ class Profiler:
             line += f"; most time in {queries[0].collection}.{queries[0].form} ({queries[0].plan or 'plan not known'})"
         if lacking:
             line += f"; {len(lacking)} forms lack an index"
+        if unknown := sum(query.plan is None for query in queries):
+            line += f"; the plans of {unknown} forms are not known"
         return SlowQueries(
             summary=f"{line} ({source}, {server})",
             source="atlas" if source == "atlas" else "profiler",
@@ -150,9 +155,9 @@ def _profiled(base: Base, asked: SlowAsked) -> list[Entry] | None:
         raise
 
 
-def by_form(entries: list[Entry]) -> list[tuple[Form, list[float]]]:
-    """The times of each form, the form with the most time together first."""
-    times: dict[tuple[str, str], list[float]] = defaultdict(list)
+def by_form(entries: list[Entry]) -> list[tuple[Form, list[Entry]]]:
+    """The entries of each form, the form with the most time together first."""
+    alike: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     forms: dict[tuple[str, str], Form] = {}
     for entry in entries:
         form = form_of(str(entry.get("ns", "")), entry.get("command") or {})
@@ -160,15 +165,24 @@ def by_form(entries: list[Entry]) -> list[tuple[Form, list[float]]]:
             continue
         key = (form.collection, form.described())
         forms.setdefault(key, form)
-        times[key].append(float(entry.get("millis", 0)))
-    return sorted(((forms[key], found) for key, found in times.items()), key=lambda pair: -sum(pair[1]))
+        alike[key].append(entry)
+    return sorted(((forms[key], found) for key, found in alike.items()), key=lambda pair: -sum(map(_millis, pair[1])))
 
 
-def _with_plan(base: Base, form: Form, times: list[float]) -> SlowQuery:
-    explained = _explain(base, form)
+def _millis(entry: Entry) -> float:
+    return float(entry.get("millis", 0))
+
+
+def _with_plan(base: Base, form: Form, alike: list[Entry], until: float) -> SlowQuery:
+    times = [_millis(entry) for entry in alike]
+    longest = max(alike, key=_millis)
+    examined, returned = longest.get("docsExamined"), longest.get("nreturned")
+    told = form.kind == "find" and examined is not None and returned is not None
+    explained = _explain(base, form, until, runs=not told)
+    if not told:
+        stats = explained.get("executionStats", {})
+        examined, returned = stats.get("totalDocsExamined"), stats.get("nReturned")
     plan, index = winning(explained)
-    stats = explained.get("executionStats", {})
-    examined, returned = stats.get("totalDocsExamined"), stats.get("nReturned")
     sorts = sorts_in_memory(explained)
     slow = SlowQuery(
         collection=form.collection,
@@ -191,14 +205,21 @@ def _with_plan(base: Base, form: Form, times: list[float]) -> SlowQuery:
     return slow.model_copy(update={"missing": proposal.keys, "note": proposal.note})
 
 
-def _explain(base: Base, form: Form) -> Entry:
-    """What the server says of its plan for just this query; nothing where it may not be asked, or it takes too long."""
+def _explain(base: Base, form: Form, until: float, *, runs: bool) -> Entry:
+    """What the server says of its plan for just this query; nothing where it may not be asked, or time is over.
+
+    Args:
+        runs: Run the query, too, in half of the time that is left, to see what it reads.
+    """
     find: Entry = {"find": form.collection, "filter": dict(form.filter), "limit": 20}
     if form.sort:
         find["sort"] = dict(form.sort)
-    for verbosity in ("executionStats", "queryPlanner"):
+    for verbosity in ("executionStats", "queryPlanner")[not runs :]:
+        left = int((until - time.monotonic()) * 1000) // (2 if verbosity == "executionStats" else 1)
+        if left < 1:
+            break
         try:
-            return dict(base.command({"explain": find, "verbosity": verbosity, "maxTimeMS": _EXPLAIN_LIMIT_MS}))
+            return dict(base.command({"explain": find, "verbosity": verbosity, "maxTimeMS": left}))
         except pymongo.errors.OperationFailure as error:
             if error.code not in (_UNAUTHORIZED, _TIMED_OUT):
                 raise

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,6 +17,7 @@ from bson import ObjectId, json_util
 from hypothesis import given
 from hypothesis import strategies as st
 
+from activities import profiler
 from activities.atlas_advisor import AtlasAdvisor, entries_of
 from activities.clients import Aws
 from activities.profiler import Profiler
@@ -22,7 +25,7 @@ from activities.routes import route_of
 from activities.secret_refs import SecretResolver
 from activities.slow_queries import Form, form_of, lacks_index, missing_index, without_values
 from activities.stage import AtlasFacts, BackupPolicy, DatabaseFacts, GatewayFacts, Stage
-from activities.symptom_models import SetProfiler, SlowAsked
+from activities.symptom_models import SetProfiler, SlowAsked, SlowQueries
 from tests.activities.site import environment
 
 MOMENT = datetime(2026, 1, 20, 12, tzinfo=UTC)
@@ -210,6 +213,68 @@ def test_the_profiler_finds_the_missing_index_and_is_put_back(
     assert environment().run(profiler.level, stage).level == 0
 
 
+class _Busy:
+    """A database on which every query that is run takes as long as it is let; plans alone are told at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, entries: list[dict[str, Any]]) -> None:
+        self.now, self.entries = 1000.0, entries
+        self.ran: list[float] = []
+        monkeypatch.setattr(profiler, "connect", lambda *_: contextlib.nullcontext(self))
+        monkeypatch.setattr(profiler, "_profiled", lambda *_: self.entries)
+        monkeypatch.setattr(profiler, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def get_database(self, _name: str) -> _Busy:
+        return self
+
+    def __getitem__(self, _name: str) -> _Busy:
+        return self
+
+    def list_indexes(self) -> list[dict[str, Any]]:
+        return ID
+
+    def command(self, command: Any) -> dict[str, Any]:
+        if command == "buildInfo":
+            return {"version": "8.0"}
+        assert command["maxTimeMS"] > 0, "no limit at all"
+        if command["verbosity"] == "executionStats":
+            self.ran.append(command["maxTimeMS"] / 1000)
+            self.now += self.ran[-1]
+            raise pymongo.errors.OperationFailure("time limit", 50)
+        return {"queryPlanner": {"winningPlan": {"stage": "COLLSCAN"}}}
+
+
+def _slow_entries(**more: Any) -> list[dict[str, Any]]:
+    return [
+        {"ns": "d.sessions", "command": {"find": "sessions", "filter": {f"f{n}": 1}}, "millis": 9000 - n, **more}
+        for n in range(8)
+    ]
+
+
+def _read(stage: Stage, aws: Aws) -> SlowQueries:
+    asked = SlowAsked(stage=stage, since=MOMENT, until=MOMENT + timedelta(minutes=5), over=timedelta(seconds=1))
+    found: SlowQueries = environment().run(_profiler(aws).slow, asked)
+    return found
+
+
+def test_plans_cost_a_busy_database_ten_seconds_at_the_most(
+    stage: Stage, aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = _Busy(monkeypatch, _slow_entries())
+    found = _read(stage, aws)
+    assert sum(busy.ran) <= 10
+    assert [query.plan for query in found.queries] == ["COLLSCAN"] * 8, "a plan is told without running the query"
+
+
+def test_what_the_profiler_tells_is_not_found_out_by_running_the_query(
+    stage: Stage, aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = _Busy(monkeypatch, _slow_entries(docsExamined=50_000, nreturned=3))
+    found = _read(stage, aws)
+    assert busy.ran == []
+    assert {(query.plan, query.examined, query.returned) for query in found.queries} == {("COLLSCAN", 50_000, 3)}
+    assert found.queries[0].missing == (("f0", 1),)
+
+
 def test_where_there_is_no_profile_atlas_is_asked(stage: Stage, aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATLAS_ID", "id")
     monkeypatch.setenv("ATLAS_SECRET", "secret")
@@ -250,4 +315,4 @@ def test_where_there_is_no_profile_atlas_is_asked(stage: Stage, aws: Aws, monkey
 def test_lines_of_another_kind_are_left_out() -> None:
     assert entries_of(
         ["", "{}", '{"attr": {}}', "[]", '{"attr": {"ns": "a.b", "command": {}, "durationMillis": 1}}']
-    ) == [{"ns": "a.b", "command": {}, "millis": 1.0, "appName": None}]
+    ) == [{"ns": "a.b", "command": {}, "millis": 1.0, "appName": None, "docsExamined": None, "nreturned": None}]
