@@ -219,7 +219,9 @@ class HighErrorRate(Symptom[HighErrorRateInput]):
         well = self.headline(seen).well
         cause = f"{best.remedy}: {best.why}" if best and not well else "none of the known causes was found"
         text = f"{found.described()}. {cause}"
-        self.check("root-cause", bool(best) or bool(well), text)
+        named = best is not None and (best.remedy is not Remedy.FIX_CODE or bool(seen.kinds and seen.kinds.kinds))
+        unnamed = "; no kind of error was found that says why" if best and not named and not well else ""
+        self.check("root-cause", named or bool(well), f"{text}{unnamed}")
         return text
 
     def _branches(self, seen: Readings) -> dict[str, str]:

@@ -11,7 +11,7 @@ import pytest
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
-from activities.symptom_models import ErrorMinutes, LatencyParts, Reports, Requests
+from activities.symptom_models import ErrorKind, ErrorKinds, ErrorMinutes, LatencyParts, Reports, Requests
 from tests.histories import keep
 from tests.workflows.probe import at_gate, failure, progress, until
 from tests.workflows.symptom_cases import SCENARIOS, WELL, but, errors, latency
@@ -344,3 +344,15 @@ async def test_given_up_before_the_ten_minutes_are_full_it_is_seen_out(temporal:
     assert len(world.incidents) == 1
     assert world.incidents[0].detected_at is not None
     assert world.incidents[0].detected_at - began >= timedelta(minutes=10)
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_that_requests_fail_is_no_root_cause_of_failing_requests(client: Client, named: bool) -> None:
+    found = (ErrorKind(kind="KeyError", text="KeyError: 'owner'", count=120),) if named else ()
+    sick = but(errors=errors(0.12), kinds=ErrorKinds(summary="", total=120 if named else 0, kinds=found))
+    async with working(client, World(sick, WELL)) as queue:
+        result = await finished(await begin(client, queue, FAILING, dry_run=True))
+    item = next(item for item in result.checklist if item.id == "root-cause")
+    assert item.done is named
+    assert "12.00% of requests fail" in str(item.note)
+    assert ("no kind of error was found that says why" in str(item.note)) is not named
