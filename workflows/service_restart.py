@@ -69,7 +69,8 @@ class ServiceRestart(Runbook[ServiceRestartInput]):
         self._watchdog: BesideHandle | None = None
         self._ladder: tuple[int, ...] = ()
         self._before: LogErrors | None = None
-        self._marks: dict[str, datetime] = {}
+        self._overtaken: str | None = None
+        """Why letting in ended early: the watchdog or a person had given traffic back."""
 
     @workflow.run
     async def run(self, *payload: Any) -> RunbookResult:
@@ -184,6 +185,9 @@ class ServiceRestart(Runbook[ServiceRestartInput]):
 
     def _limit_order(self, found: FunctionState, concurrency: int | None, *, strict: bool = False) -> LimitOrder:
         known = (found.reserved,) if strict else (0, *self._ladder, found.reserved)
+        if concurrency and concurrency in self._ladder:
+            # Only what this run has set itself: where the former limit is back, traffic is not taken away again.
+            known = (0, *(step for step in self._ladder if step < concurrency))
         return LimitOrder(stage=self.stage, concurrency=concurrency, known=known, strict=strict)
 
     # --- restart ------------------------------------------------------------------------------------------------
@@ -238,15 +242,19 @@ class ServiceRestart(Runbook[ServiceRestartInput]):
                 self._skip(f"hold-{calls}", "see above")
                 self._skip(f"judge-{calls}", "see above")
                 continue
-            await self.change(
+            let_in = await self.change(
                 f"let-in-{calls}",
                 FunctionCapacity.limit,
                 self._limit_order(found, calls),
                 would=f"let {calls} calls in at once",
                 undo=None,  # that of stop-traffic gives everything back
             )
-            if self.inp.dry_run:
+            if let_in is None:
                 continue
+            if let_in.left and workflow.patched("traffic-that-is-back-stays"):
+                self._overtaken = let_in.summary
+                self.say(f"traffic is not limited again: {let_in.summary}", level="warning")
+                return
             began = workflow.now()
             if number == 0:
                 await self._answers()
@@ -310,7 +318,9 @@ class ServiceRestart(Runbook[ServiceRestartInput]):
         step = self.state.step("stop-traffic")
         took = length(workflow.now() - step.started_at) if step and step.started_at else "?"
         note = f"{given.summary}, {took} after it was stopped" if given else "dry run"
-        self.check("resumed", given is not None, note)
+        if self._overtaken:
+            note = f"not step by step: {self._overtaken}"
+        self.check("resumed", given is not None and self._overtaken is None, note)
 
     # --- is it well? --------------------------------------------------------------------------------------------
 

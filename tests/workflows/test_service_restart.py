@@ -274,7 +274,45 @@ async def test_a_run_that_hangs_is_overtaken(temporal: WorkflowEnvironment) -> N
             await temporal.fast_forward(handle, timedelta(minutes=6))
             result = await finished(handle)
     assert result.outcome is Outcome.COMPLETED
+    assert world.limits == [0, None], "nobody would give it back a second time"
     await keep(watchdog, "ServiceRestartWatchdog", "longest")
+
+
+@pytest.mark.parametrize(("former", "by_hand"), [(None, None), (100, 100), (100, 33), (None, 2)])
+async def test_traffic_that_is_back_is_not_taken_away_again(
+    client: Client, former: int | None, by_hand: int | None
+) -> None:
+    """Somebody gives it back while the environments start anew; a limit of this run's own is no such thing."""
+    world = RestartWorld(cured, reserved=former)
+    async with working(client, world) as queue:
+        handle = await approved(client, queue, drain="PT5M")
+        await until(handle, lambda s: s.step("drain").state is State.WAITING)
+        world.reserved = by_hand
+        await handle.execute_update("end_wait", {"by": "bob", "wait": "drain"})
+        result = await finished(handle)
+        timeline = " ".join(entry.text for entry in (await progress(handle)).timeline)
+    assert result.outcome is Outcome.COMPLETED
+    if by_hand == 2:
+        assert world.limits == [0, 10, 50, former]
+        return
+    assert world.limits == [0]
+    assert world.reserved == by_hand
+    assert "traffic is not limited again" in timeline
+    assert [item.id for item in result.checklist if not item.done] == ["resumed"]
+    await keep(handle, "ServiceRestart", "traffic-is-back")
+
+
+async def test_a_step_whose_answer_was_lost_is_made_again(client: Client) -> None:
+    world = RestartWorld(cured)
+    async with working(client, world) as queue:
+        handle = await approved(client, queue, drain="PT5M")
+        await until(handle, lambda s: s.step("drain").state is State.WAITING)
+        world.fail_after = "functions.limit"
+        await handle.execute_update("end_wait", {"by": "bob", "wait": "drain"})
+        result = await finished(handle)
+    assert world.fail_after is None
+    assert result.outcome is Outcome.COMPLETED
+    assert world.limits == [0, 2, 10, 50, None]
 
 
 async def watched(temporal: WorkflowEnvironment, handle: Any) -> RunbookResult | None:
