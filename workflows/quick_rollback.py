@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from temporalio import workflow
+from temporalio.exceptions import ActivityError
 
 from activities.deployment_models import Deployed, DeployInput, Former, PointAlias, RollbackTarget
 from activities.deployments import Deployments
 from activities.metrics import Metrics
 from activities.releases import ReleaseFacts
 from workflows import policy
-from workflows.model import Kind, RunbookResult, StepSpec
+from workflows.model import Kind, RunbookResult, State, StepSpec
 from workflows.rollback import AFTER, BEFORE, CHECKLIST, KEEP_GATE, Rollback
 from workflows.rollback_model import QuickRollbackInput
 from workflows.runbook import RunbookSpec, Undo
+from workflows.steps import describe
 
 
 @workflow.defn(name="QuickRollback")
@@ -23,7 +25,8 @@ class QuickRollback(Rollback[QuickRollbackInput]):
 
     Identify what is live and what was good before it; verify that this still exists unaltered; ask (unless the stage's
     policy waives it for an ongoing incident); roll back by the stage's strategy; verify health, stack, error rate and
-    database; tell people; open a ticket. An abort after the change puts back what was live.
+    database; tell people; open a ticket. An abort after the change puts back what was live, except for a stack whose
+    roll-back was continued: that has no way back, and the run says so.
     """
 
     spec = RunbookSpec(
@@ -47,6 +50,11 @@ class QuickRollback(Rollback[QuickRollbackInput]):
         ),
         example={"stage": "production", "reason": "500s since the 14:02 deploy", "requested_by": "ann"},
     )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._refused = False
+        """Whether CloudFormation had nothing to continue."""
 
     @workflow.run
     async def run(self, *payload: Any) -> RunbookResult:
@@ -77,19 +85,38 @@ class QuickRollback(Rollback[QuickRollbackInput]):
             case "alias":
                 version = await self._repoint(target, former, would)
             case "cloudformation":
-                await self.change(
-                    "roll-back",
-                    Deployments.continue_rollback,
-                    self.stage,
-                    policy.DEPLOY,
-                    would=would,
-                    undo=None,  # the stack was half-way; CloudFormation knows no way back to half-way
-                )
+                await self._continue_rollback(would)
             case "redeploy" | "command":
                 deployed = await self._redeploy(target, former, would)
                 version = deployed.version if deployed else None
         await self._enter_in_ledger(target, former.live)
         return version
+
+    async def _continue_rollback(self, would: str) -> None:
+        try:
+            await self.change(
+                "roll-back",
+                Deployments.continue_rollback,
+                self.stage,
+                policy.DEPLOY,
+                would=would,
+                undo=None,  # the stack was half-way; CloudFormation knows no way back to half-way
+            )
+        except ActivityError as error:
+            self._refused = describe(error)[1] == "NothingToContinue"
+            raise
+
+    async def after_undo(self) -> str | None:
+        """A roll-back of the stack that was continued stays as it is."""
+        step = self.state.step("roll-back")
+        if step is None or step.started_at is None or not self.no_way_back or self._refused:
+            return None
+        done = "is complete" if step.state is State.DONE else "was begun, and may have changed the stack or still go on"
+        self.state.left_undone.append(
+            f"the roll-back of {self.stage.stack} {done}; CloudFormation knows no way back. "
+            "Look at the stack, then deploy the release that you want"
+        )
+        return None
 
     async def _redeploy(self, target: RollbackTarget, former: Former, would: str) -> Deployed | None:
         return await self.change(

@@ -113,6 +113,11 @@ class Rollback(Runbook[I]):
 
     # --- the ledger ---------------------------------------------------------------------------------------------
 
+    @property
+    def no_way_back(self) -> bool:
+        """Whether what was live cannot be put back."""
+        return self._strategy == "cloudformation"
+
     async def _enter_in_ledger(self, target: RollbackTarget, former: ReleaseFacts) -> None:
         """Enter the rollback; its undo enters that ``former`` is live again."""
         now = workflow.now()
@@ -136,12 +141,15 @@ class Rollback(Runbook[I]):
             )
 
         replaced = target.current.release
+        stays = self.no_way_back and workflow.patched("what-stays-keeps-its-entry")
         await self.change(
             "ledger",
             Deployments.record,
             entry(target.target, now, kind="rollback", replaced=replaced),
             would=f"enter the rollback to {target.target.name} in the deploy ledger",
-            undo=Undo(
+            undo=None
+            if stays
+            else Undo(
                 f"enter in the deploy ledger that {former.name} is live again",
                 Deployments.record,
                 entry(former, now + timedelta(seconds=1)),
@@ -214,9 +222,8 @@ class Rollback(Runbook[I]):
         return problems
 
     async def _ask_to_keep(self, target: RollbackTarget, problems: list[str]) -> None:
-        question = (
-            f"{self.stage.name} is not well after the rollback. Keep {target.target.name}? No puts back what was live"
-        )
+        question = f"{self.stage.name} is not well after the rollback. Keep {target.target.name}? "
+        question += "No ends the run, but nothing puts back what was live" if self.no_way_back else _PUTS_BACK
         await self.gate("keep-rollback", question, {"problems": "; ".join(problems)}, fallback=KEEP)
 
     def _window(self, length: timedelta) -> Window:
@@ -260,6 +267,7 @@ class Rollback(Runbook[I]):
             self.check("post-mortem", False, "a person decides whether one is needed: tick 'post-mortem'")
 
 
+_PUTS_BACK = "No puts back what was live"
 _MOMENT = timedelta(seconds=1)
 BEFORE = timedelta(minutes=10)
 """The document looks at the last ten minutes."""
