@@ -228,10 +228,15 @@ class KeyGrace(Rotation[ApiKeyRotationInput]):
         return False
 
     def clients_checked(self, clients: Clients, inp: ApiKeyRotationInput) -> None:
-        using = moved(clients, workflow.now(), inp.quiet)
+        behind = stragglers(clients, workflow.now(), inp.quiet)
+        seen = {name for name, state in clients.items() if state.last_new and name not in behind}
+        using = sorted({*moved(clients, workflow.now(), inp.quiet), *seen})
         missing = sorted(name for name, state in clients.items() if state.registered and name not in using)
+        others = [name for name in behind if name not in missing]
         note = f"on their new key: {', '.join(using) or 'nobody'}"
-        self.check("clients", not missing, note + (f"; not seen with it: {', '.join(missing)}" if missing else ""))
+        note += f"; not seen with it: {', '.join(missing)}" if missing else ""
+        note += f"; removed by decision from {', '.join(others)}" if others else ""
+        self.check("clients", bool(using) and not missing and not behind, note)
         self.facts["clients_moved"] = ", ".join(using)
 
 

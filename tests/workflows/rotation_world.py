@@ -93,6 +93,7 @@ class World:
         self.next: list[NextRun] = []
         self.looks: list[UsageQuery] = []
         self.deploys = 0
+        self.registered = set(CLIENTS)
         self.blind = False
         self.unnamed = False
         self.deaf = False
@@ -129,6 +130,7 @@ class World:
                     "clients": [
                         {"name": client, "owner": f"owner of {client}", "key": role, "mail": [f"{client}@example.com"]}
                         for client, role in CLIENTS.items()
+                        if client in self.registered
                     ],
                 },
                 "gates": {"default": {"approvals": 1, "remind_every": "PT12H"}},

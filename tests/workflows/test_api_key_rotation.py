@@ -84,6 +84,36 @@ async def test_a_client_that_stays_is_reminded_then_people_decide(temporal: Work
     await keep(handle, "ApiKeyRotation", "extended")
 
 
+@pytest.mark.parametrize(
+    ("registered", "moves", "done", "said"),
+    [
+        ({"web", "app"}, {**ALL_MOVE, "cron": NEVER}, False, "app, web; removed by decision from cron"),
+        (set(), dict.fromkeys(ALL_MOVE, NEVER), False, "nobody; removed by decision from app, cron, web"),
+        (set(), dict.fromkeys(ALL_MOVE, timedelta(0)), True, "app, cron, web"),
+    ],
+)
+async def test_clients_that_nobody_registered_count_as_the_log_names_them(
+    temporal: WorkflowEnvironment, registered: set[str], moves: dict[str, timedelta], done: bool, said: str
+) -> None:
+    world = World(moves)
+    world.registered = registered
+    world.answers = ["approve"]
+    async with working(temporal.client, world) as queue:
+        result = await finished(await begin(temporal.client, queue))
+    assert result.outcome is Outcome.COMPLETED
+    clients = next(item for item in result.checklist if item.id == "clients")
+    assert (clients.done, clients.note) == (done, f"on their new key: {said}")
+
+
+async def test_without_any_client_nothing_is_said_to_be_verified(temporal: WorkflowEnvironment) -> None:
+    world = World(ALL_MOVE)
+    world.registered, world.unnamed = set(), True
+    world.answers = ["approve"]
+    async with working(temporal.client, world) as queue:
+        result = await finished(await begin(temporal.client, queue))
+    assert [item.id for item in result.checklist if not item.done] == ["clients"]
+
+
 async def test_a_client_that_moves_in_the_extension_is_not_asked_about_again(temporal: WorkflowEnvironment) -> None:
     world = World({**ALL_MOVE, "app": 33 * DAY})
     world.answers = ["reject"]
