@@ -286,23 +286,20 @@ class DatabaseMigration(ValidationSteps):
         if state is not None:
             self.facts["state_after"] = state.summary
         note = f"State: {state.summary if state else 'not known'}"
-        left = [line for line in (self._left, self.changed_for_good(state)) if line]
-        told = self._told_already()
-        if told and self._reference is not None and not workflow.patched("offer-the-backup-when-the-undo-fails"):
-            told = []
+        told, late = self._not_undone(), self.left_by_sweep
+        if (told or late) and self._reference and not workflow.patched("offer-the-backup-when-the-undo-fails"):
+            told, late = [], None
+        left = [line for line in (self._left, late, self.changed_for_good(state)) if line]
         if self._reference is None:
             self.state.left_undone += left
         elif (left or told) and await self._offer_restore(left, told, state):
             note += f", then {self._reference} was restored"
         return note
 
-    def _told_already(self) -> list[str]:
-        """What the undo could not put back of the database: it stands in the record, or in what failed."""
-        failed = [step for step in self.state.steps if step.kind is Kind.UNDO and step.state is State.FAILED]
-        lines = [
-            f"{step.title}: {step.summary}" for step in failed if step.id.startswith(("undo-change", "undo-sweep-"))
-        ]
-        return [*lines, self.left_by_sweep] if self.left_by_sweep else lines
+    def _not_undone(self) -> list[str]:
+        """What the undo could not put back of the database, as it stands in ``left_undone``."""
+        undone = [step for step in self.state.steps if step.id.startswith(("undo-change", "undo-sweep-"))]
+        return [f"{step.title}: {step.summary}" for step in undone if step.state is State.FAILED]
 
     async def _offer_restore(self, left: list[str], told: list[str], state: MigrationState | None) -> bool:
         """Ask, and restore after a yes. True when the backup is back, and so nothing is left any more."""

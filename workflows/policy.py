@@ -58,8 +58,9 @@ SEARCH: ActivityOptions = {
 SCAN: ActivityOptions = {
     # A look at a whole collection before anything is changed: a count, an explain, a pass over every _id. One try takes
     # as long as the collection is large, and heartbeats. Forty tries that fail are ten to thirty minutes: a wrong
-    # password, or a database that is away, is then the operator's news.
+    # password, or a database that is away, is then the operator's news. So is one that takes queries and never answers.
     "start_to_close_timeout": timedelta(hours=2),
+    "schedule_to_close_timeout": timedelta(hours=4),
     "heartbeat_timeout": timedelta(seconds=30),
     "retry_policy": RetryPolicy(
         initial_interval=timedelta(seconds=1),

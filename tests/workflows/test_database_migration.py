@@ -474,7 +474,9 @@ async def test_late_writers_whose_update_stays_half_done_are_offered_the_backup(
         await handle.signal("approve", {"by": "bob", "gate": "late-writers"})
         state = await answer(handle, "restore-backup", "reject")
         assert state.open_gate().plan["left"] == "3 documents stay updated"
-        assert (await failure(handle)).type == "LeftUndone"
+        error = await failure(handle)
+        assert error.type == "LeftUndone"
+        assert outcome(error).left_undone[0] == "3 documents stay updated"
 
 
 async def test_a_backup_that_is_not_verified_stops_everything(client: Client) -> None:
