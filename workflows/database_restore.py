@@ -28,6 +28,7 @@ from activities.stage import GatePolicy
 from workflows import policy
 from workflows.backup_models import DatabaseRestoreInput
 from workflows.connections import settled_since
+from workflows.keeping import keepers
 from workflows.model import Kind, Phase, RunbookResult, Scalar, StepSpec
 from workflows.restore_rules import SAFETY_GOOD_FOR, TAKES, insisting, plan_of
 from workflows.rollback_model import RollbackInput
@@ -371,7 +372,8 @@ class DatabaseRestore(Runbook[DatabaseRestoreInput]):
             return f"verified: {health.summary}"
         if self._undos:
             question = f"{self.stage.name} is not ready after the restore. Keep the restored data? No {self._a_no}"
-            await self.gate("keep-restored", question, {"problem": health.summary}, fallback=KEEP)
+            who = keepers(self.stage, "keep-restored", KEEP)
+            await self.gate("keep-restored", question, {"problem": health.summary}, fallback=who)
         return f"NOT verified: {health.summary}"
 
     async def _clean_up(self, inp: DatabaseRestoreInput, into: str) -> None:

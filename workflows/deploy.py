@@ -16,6 +16,7 @@ from activities.metrics import ErrorRate, Metrics, Window
 from activities.notifications import Notifications
 from activities.stage import GatePolicy
 from workflows import policy
+from workflows.keeping import keepers
 from workflows.migration_code import CodeSteps
 from workflows.model import Kind, Name, Phase, RunbookInput, RunbookResult, Scalar, State, StepSpec
 from workflows.runbook import RunbookSpec
@@ -126,7 +127,8 @@ class Deploy(CodeSteps[DeployInput]):
         problem = self._errors(metrics, logs)
         if problem is not None:
             question = f"{inp.stage} is not well with {inp.release}. Keep it? No deploys what was live before"
-            await self.gate("keep-deploy", question, {"problem": problem}, fallback=KEEP)
+            who = keepers(self.stage, "keep-deploy", KEEP)
+            await self.gate("keep-deploy", question, {"problem": problem}, fallback=who)
 
     def _errors(self, metrics: ErrorRate | None, logs: LogErrors | None) -> str | None:
         """What is wrong with the errors; not being able to measure them is wrong too."""

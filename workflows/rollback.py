@@ -21,6 +21,7 @@ from activities.stage import GatePolicy
 from activities.tickets import Tickets
 from workflows import policy
 from workflows.connections import settled_since
+from workflows.keeping import keepers
 from workflows.model import Kind, Phase, Scalar, StepSpec
 from workflows.rollback_model import RollbackInput
 from workflows.runbook import Runbook, Undo
@@ -224,7 +225,8 @@ class Rollback(Runbook[I]):
     async def _ask_to_keep(self, target: RollbackTarget, problems: list[str]) -> None:
         question = f"{self.stage.name} is not well after the rollback. Keep {target.target.name}? "
         question += "No ends the run, but nothing puts back what was live" if self.no_way_back else _PUTS_BACK
-        await self.gate("keep-rollback", question, {"problems": "; ".join(problems)}, fallback=KEEP)
+        who = keepers(self.stage, "keep-rollback", KEEP)
+        await self.gate("keep-rollback", question, {"problems": "; ".join(problems)}, fallback=who)
 
     def _window(self, length: timedelta) -> Window:
         return Window(stage=self.stage, start=workflow.now() - length, end=workflow.now())

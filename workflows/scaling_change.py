@@ -23,6 +23,7 @@ from workflows import policy
 from workflows.beside import start_beside
 from workflows.capacity import threshold
 from workflows.details import length
+from workflows.keeping import keepers
 from workflows.load_verdict import Change, Compared, Failed, compare_failed, compare_tests, judged
 from workflows.model import Phase, RunbookResult
 from workflows.runbook import Undo
@@ -206,7 +207,8 @@ class ScalingChange(Scaling[I]):
             if self.rehearsal:
                 raise self.stop(f"staging does worse with it: {figure} {found.text}", "Worse")
             question = f"{self.stage.name} does worse with it ({figure} {found.text}). Keep it? No takes it back"
-            await self.gate("keep-scaling", question, {"compared": found.text}, fallback=KEEP)
+            who = keepers(self.stage, "keep-scaling", KEEP)
+            await self.gate("keep-scaling", question, {"compared": found.text}, fallback=who)
         return found
 
     def _check_load_test(self) -> None:

@@ -20,6 +20,7 @@ from activities.notifications import Notifications
 from workflows import policy
 from workflows.beside import BesideHandle, start_beside
 from workflows.details import length
+from workflows.keeping import keepers
 from workflows.model import Outcome, Phase, RunbookResult, Scalar, State, Step
 from workflows.restart_judge import Judged, Rung, Verdict, judge, steps_up
 from workflows.restart_steps import AFTER, BEFORE, FIRST, KEEP, RESTART, STOP, limit_in_words, rung_steps
@@ -349,7 +350,8 @@ class ServiceRestart(Runbook[ServiceRestartInput]):
         if well:
             return f"verified: {found}"
         question = f"{self.stage.name} is not well after the restart. Keep the new environments? No points back"
-        await self.gate("keep-restart", question, {"problems": found}, fallback=KEEP)
+        who = keepers(self.stage, "keep-restart", KEEP)
+        await self.gate("keep-restart", question, {"problems": found}, fallback=who)
         return f"NOT well: {found}"
 
     async def _health(self) -> Health:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,12 +15,13 @@ from temporalio.testing import WorkflowEnvironment
 from activities.api import Health, HealthCheck
 from activities.deployment_models import AliasPointed, Continued, Former, PointAlias
 from activities.functions import Routing
+from activities.messages import Delivery, Mail
 from activities.releases import ReleaseFacts
 from activities.stage import Stage
 from tests.histories import keep
 from tests.workflows.canary_world import NEW, World, steady, working
 from tests.workflows.probe import failure, progress, until
-from workflows.model import State
+from workflows.model import Outcome, RunbookResult, State
 
 
 class RollbackWorld(World):
@@ -30,6 +32,8 @@ class RollbackWorld(World):
         given = {"rollback": quick, "gates": {"approve-rollback": {"approvals": 0}}, "stack": "the-stack", **policies}
         super().__init__(old=steady(), new=steady(), **given)
         self.well = well
+        self.mails: list[Mail] = []
+        self.mail_down = False
         self.refuses: ApplicationError | None = None
 
     @activity.defn(name="deployments.capture")
@@ -49,6 +53,13 @@ class RollbackWorld(World):
         return AliasPointed(
             summary=f"at {order.version}", changed=True, alias="live", version=order.version, former_version=NEW
         )
+
+    @activity.defn(name="notifications.mail")
+    async def mail(self, mail: Mail) -> Delivery:
+        if self.mail_down:
+            raise ApplicationError("nobody took it", type="NobodyTookIt", non_retryable=True)
+        self.mails.append(mail)
+        return Delivery(delivered_by="ses")
 
     @activity.defn(name="api.health")
     async def health(self, _check: HealthCheck) -> Health:
@@ -120,3 +131,46 @@ async def test_a_no_puts_back_what_was_live_by_alias(temporal: WorkflowEnvironme
     assert world.alias.version == NEW
     assert [entry.release for entry in world.ledger] == ["aaaaaaa", "bbbbbbb"]
     assert state.step("roll-back").state is State.UNDONE  # type: ignore[union-attr]
+
+
+async def test_who_asked_may_not_keep_in_production_what_is_not_well(temporal: WorkflowEnvironment) -> None:
+    world = RollbackWorld(production=True)
+    async with working(temporal.client, world) as queue:
+        with temporal.with_time_skipping_disabled():
+            handle = await begin(temporal.client, queue, strategy="alias")
+            gate = (await until(handle, lambda s: s.open_gate() is not None)).open_gate()
+            assert gate is not None
+            await handle.signal("approve", {"by": "ann"})
+            state = await until(handle, lambda s: any("may not approve it" in entry.text for entry in s.timeline))
+            assert state.open_gate() is not None
+            await handle.signal("approve", {"by": "bob"})
+            result = RunbookResult.model_validate(await handle.result())
+    assert gate.id == "keep-rollback"
+    assert (gate.deadline - gate.opened_at, gate.on_timeout) == (timedelta(hours=1), "approve")
+    assert result.outcome is Outcome.COMPLETED
+    await keep(handle, "QuickRollback", "kept-by-another")
+
+
+@pytest.mark.parametrize(
+    ("gates", "needed"),
+    [
+        ({"default": {"approvals": 2}}, 2),
+        ({"default": {"approvals": 0}}, 1),
+        ({"default": {"approvals": 2}, "keep-rollback": {"approvals": 3}}, 3),
+        ({}, 1),
+    ],
+)
+async def test_as_many_keep_a_rollback_as_the_stage_says_and_silence_keeps_it(
+    temporal: WorkflowEnvironment, gates: dict[str, Any], needed: int
+) -> None:
+    world = RollbackWorld(gates={"approve-rollback": {"approvals": 0}, **gates})
+    async with working(temporal.client, world) as queue:
+        with temporal.with_time_skipping_disabled():
+            handle = await begin(temporal.client, queue, strategy="alias")
+            gate = (await until(handle, lambda s: s.open_gate() is not None)).open_gate()
+            await handle.signal("reject", {"by": "bob"})
+            await failure(handle)
+    assert gate is not None
+    assert gate.needed == needed
+    limit = (timedelta(hours=24), "reject") if "keep-rollback" in gates else (timedelta(hours=1), "approve")
+    assert (gate.deadline - gate.opened_at, gate.on_timeout) == limit
