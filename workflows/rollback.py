@@ -12,7 +12,7 @@ from activities.database import Database
 from activities.deployment_models import CheckTarget, FindTarget, RollbackTarget
 from activities.deployments import Deployments
 from activities.logs import LogErrors, Logs
-from activities.messages import Announcement, TicketRequest
+from activities.messages import Announcement, Mail, TicketRequest
 from activities.metrics import ErrorRate, Metrics, Window
 from activities.notifications import Notifications
 from activities.releases import LedgerEntry, ReleaseFacts, Strategy
@@ -51,6 +51,7 @@ AFTER = (
     StepSpec(id="errors-logs", title="Error rate since, from the logs", kind=Kind.LOOK),
     StepSpec(id="database-after", title="Database connections after", kind=Kind.LOOK),
     StepSpec(id="notify", title="Notify the team", kind=Kind.TELL),
+    StepSpec(id="stakeholders", title="Mail the stakeholders, of production", kind=Kind.TELL),
     StepSpec(id="ticket", title="Create the incident ticket", kind=Kind.TELL),
 )
 """What follows when the restored release has the traffic."""
@@ -250,9 +251,7 @@ class Rollback(Runbook[I]):
             links=self.links(),
         )
         told = await self.tell("notify", Notifications.announce, message, would="tell the team in chat")
-        self.check(
-            "stakeholders", bool(told and told.delivered_by), f"told {told.delivered_by}" if told else "nobody took it"
-        )
+        await self._tell_stakeholders(message, told.delivered_by if told else None)
         request = TicketRequest(
             channels=stage.channels,
             key=self.key("ticket"),
@@ -267,6 +266,29 @@ class Rollback(Runbook[I]):
             self.check("post-mortem", True, f"incident {self.inp.incident} schedules it")
         else:
             self.check("post-mortem", False, "a person decides whether one is needed: tick 'post-mortem'")
+
+    async def _tell_stakeholders(self, message: Announcement, chat: str | None) -> None:
+        """By mail, of production, those whom the settings name; where they name nobody the team's chat counts."""
+        channels = self.stage.channels
+        to = channels.stakeholders if self.stage.production and channels.mail else ()
+        if not to or not workflow.patched("stakeholders-are-mailed"):
+            alone = "; the settings name nobody to mail" if self.stage.production and not to else ""
+            self.check("stakeholders", chat is not None, f"told {chat}{alone}" if chat else "nobody took it")
+            return
+        mail = Mail(
+            channels=channels,
+            key=self.key("stakeholders"),
+            to=to,
+            title=message.title,
+            text=message.text,
+            links=message.links,
+        )
+        sent = await self.tell("stakeholders", Notifications.mail, mail, would=f"mail {', '.join(to)}")
+        by = sent.delivered_by if sent else None
+        note = f"mailed {', '.join(to)} by {by}" if by else "nobody took the mail to the stakeholders"
+        self.check(
+            "stakeholders", by is not None, f"{note}; {f'told {chat}' if chat else 'nobody took the chat message'}"
+        )
 
 
 _PUTS_BACK = "No puts back what was live"

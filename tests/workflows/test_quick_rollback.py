@@ -174,3 +174,31 @@ async def test_as_many_keep_a_rollback_as_the_stage_says_and_silence_keeps_it(
     assert gate.needed == needed
     limit = (timedelta(hours=24), "reject") if "keep-rollback" in gates else (timedelta(hours=1), "approve")
     assert (gate.deadline - gate.opened_at, gate.on_timeout) == limit
+
+
+TO = {"stakeholders": ["team@example.org"]}
+
+
+@pytest.mark.parametrize(
+    ("policies", "down", "mails", "done", "note"),
+    [
+        ({"production": True, "channels": TO}, False, 1, True, "mailed team@example.org by ses; told slack"),
+        ({"production": True, "channels": TO}, True, 0, False, "nobody took the mail to the stakeholders; told slack"),
+        ({"production": True}, False, 0, True, "told slack; the settings name nobody to mail"),
+        ({"channels": TO}, False, 0, True, "told slack"),
+    ],
+)
+async def test_stakeholders_of_production_are_mailed(
+    temporal: WorkflowEnvironment, policies: dict[str, Any], down: bool, mails: int, done: bool, note: str
+) -> None:
+    world = RollbackWorld(well=True, **policies)
+    world.mail_down = down
+    async with working(temporal.client, world) as queue:
+        handle = await begin(temporal.client, queue, strategy="alias")
+        result = RunbookResult.model_validate(await handle.result())
+    item = next(item for item in result.checklist if item.id == "stakeholders")
+    assert (item.done, item.note) == (done, note)
+    assert len(world.mails) == mails
+    assert all("Reason: 500s" in mail.text and mail.title == world.told[-1] for mail in world.mails)
+    if mails:
+        await keep(handle, "QuickRollback", "stakeholders-mailed")
