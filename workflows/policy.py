@@ -187,8 +187,16 @@ LOCK: ActivityOptions = {
     "retry_policy": _STEADY,
 }
 
-LOCK_REMINDER = timedelta(minutes=1)
-"""How often a queued run asks for its lock again, should the lock's own run have been terminated by hand."""
+LOCK_REMINDER = (timedelta(minutes=1), timedelta(minutes=15))
+"""How soon a queued run asks for its lock again, should the lock's own run have been terminated by hand, and how seldom
+at the most: each time is a dozen events of a history that may last for weeks."""
+
+
+def lock_reminder(waited: timedelta) -> timedelta:
+    """How long a run that has queued for so long waits before it asks again."""
+    soon, seldom = LOCK_REMINDER
+    return min(max(soon, waited / 60), seldom)
+
 
 LOCK_CHECK = timedelta(seconds=30)
 """How often the lock looks whether its holder still runs, while somebody is queued."""

@@ -40,7 +40,7 @@ class Queueing(Asking[I]):
     async def _take_lock(self, inp: I) -> None:
         self._enter(Phase.QUEUED)
         self._lock_asked = True
-        asked = 0
+        asked, since = 0, workflow.now()
         while not self.state.lock.held:
             asked += 1
             suffix = f"-{asked}" if asked > 1 else ""
@@ -54,7 +54,7 @@ class Queueing(Asking[I]):
             try:
                 await waiting.until(
                     lambda: self.state.lock.held,
-                    at_most=policy.LOCK_REMINDER,
+                    at_most=policy.lock_reminder(workflow.now() - since),
                     summary=f"ask again for the lock of {inp.stage}",
                 )
             except TimeoutError:

@@ -274,9 +274,10 @@ class Symptom(Looking[I]):
             return verdict != "watching"
 
         longest = self.inp.patience + self.inp.stable_for + self.stage.rollback.metrics_delay
-        by_hand = await self.wait(
-            f"watch-{remedy}", longest, f"watch whether {remedy} helped", every=self.inp.look_every, watch=look
-        )
+        every = max(self.inp.look_every, longest / _LOOKS)
+        if every > self.inp.look_every:
+            self.say(f"measures every {length(every)}: a watch of up to {length(longest)} has no room for more")
+        by_hand = await self.wait(f"watch-{remedy}", longest, f"watch whether {remedy} helped", every=every, watch=look)
         if verdict != "watching":
             return verdict
         if by_hand and recovery.last:
@@ -291,6 +292,9 @@ class Symptom(Looking[I]):
             line = Line(name="measured", points=points)
             self.charts.append(Chart(title=title, unit=unit, lines=(line,), marks=tuple(self._marks)))
 
+
+_LOOKS = 500
+"""Looks of one watch at the most: a dozen events each, and the server ends a run at 50,000."""
 
 _SLICE = timedelta(seconds=1)
 _MINUTE = timedelta(minutes=1)

@@ -112,10 +112,11 @@ async def test_a_dry_run_takes_no_lock(client: Client) -> None:
 
 
 async def test_a_lock_whose_history_is_long_goes_on_as_it_was(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    long = False
+    longest = 1_000_000
 
     def suggested(info: workflow.Info) -> bool:
-        return long and info.workflow_type == "StageLock" and info.continued_run_id is None
+        first = info.workflow_type == "StageLock" and info.continued_run_id is None
+        return first and info.get_current_history_length() > longest
 
     monkeypatch.setattr(workflow.Info, "is_continue_as_new_suggested", suggested)
     world, stage = World(), STAGE.format("long")
@@ -130,7 +131,7 @@ async def test_a_lock_whose_history_is_long_goes_on_as_it_was(client: Client, mo
         await queued(second, 2)
         before = await view(client, stage)
         first_run = (await client.get_workflow_handle(lock_id(stage)).describe()).run_id
-        long = True
+        longest = len((await client.get_workflow_handle(lock_id(stage)).fetch_history()).events)
         third = await begin(client, queue, stage=stage)
         await queued(third, 3)
 
@@ -203,3 +204,12 @@ async def test_a_grant_is_not_taken_for_a_run_of_the_same_name_before(
         await failure(third)
         await until(again, at_gate)
         await again.terminate()
+
+
+def test_a_run_can_queue_for_weeks_and_asks_again_soon_at_first() -> None:
+    waited, asked = timedelta(0), 0
+    while waited < timedelta(weeks=4):
+        waited += policy.lock_reminder(waited)
+        asked += 1
+        assert waited >= timedelta(hours=1) or waited == asked * timedelta(minutes=1)
+    assert 15 * asked < 48_000, "events of its history, which the server ends at 51,200"

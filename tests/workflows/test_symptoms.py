@@ -16,6 +16,7 @@ from tests.histories import keep
 from tests.workflows.probe import at_gate, failure, progress, until
 from tests.workflows.symptom_cases import SCENARIOS, WELL, but, errors, latency
 from tests.workflows.symptom_world import DEPLOYED_AGO, World, begin, working
+from workflows import symptom
 from workflows.model import Outcome, RunbookResult, State
 from workflows.symptom_readings import Readings
 
@@ -74,6 +75,20 @@ async def test_found_remedied_by_its_runbook_and_measured_well_for_a_window(
     assert not world.incidents or runbook == FAILING
     given = world.children[0][1]
     assert (given["requested_by"], given["reason"].split(":")[0]) == ("ann", runbook)
+
+
+async def test_a_long_watch_looks_less_often_so_that_its_history_has_room(
+    temporal: WorkflowEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(symptom, "_LOOKS", 8, raising=False)
+    runbook, sick, below, _ = CURED["small-memory"]
+    async with working(temporal.client, World(sick, WELL, below)) as queue:
+        handle = await begin(temporal.client, queue, runbook, look_every="PT1M")
+        assert (await finished(handle)).outcome is Outcome.COMPLETED
+        assert any(entry.text.startswith("measures every 5 min") for entry in (await progress(handle)).timeline)
+        history = await handle.fetch_history()
+    timers = [event for event in history.events if event.HasField("timer_started_event_attributes")]
+    assert len(timers) < 8
 
 
 async def test_a_wrong_remedy_is_refused_with_the_reason_and_the_right_one_offered(
