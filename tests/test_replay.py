@@ -10,7 +10,7 @@ from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 
 from tests.histories import FOLDER
-from tests.workflows.probe import Probe
+from tests.workflows.probe import Outer, Probe
 from tests.workflows.test_waiting import Moment
 from workflows.catalog import WORKFLOWS
 from workflows.plugin import RunbooksPlugin
@@ -32,7 +32,7 @@ def test_every_workflow_has_a_history() -> None:
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: f"{path.parent.name}-{path.stem}")
 async def test_a_kept_history_replays(path: Path) -> None:
-    replayer = Replayer(workflows=[Moment, Probe], plugins=[RunbooksPlugin()])
+    replayer = Replayer(workflows=[Moment, Outer, Probe], plugins=[RunbooksPlugin()])
     result = await replayer.replay_workflow(read(path), raise_on_replay_failure=False)
     assert result.replay_failure is None, (
         f"{path.parent.name}: a run that is under way would break with this code. Put the changed commands behind "

@@ -45,6 +45,8 @@ class BadMessage(Exception):
     """A message that cannot be understood; the text says which field and what it takes."""
 
 
+_CLOSES = "the run has done its work and is closing: nothing of it is undone"
+
 _FINDINGS, _PART, _TOLD = 6, 60, 300
 """How many findings a refusal tells, and characters of a field's name and of a finding: what was sent may be huge."""
 
@@ -212,6 +214,8 @@ class OperatorSurface:
     def _pause(self, message: By) -> None:
         if self.state.outcome or self._undoing:
             raise gates.Refused("the run is closing and cannot be paused")
+        if self._is_over() and workflow.patched("a run that closes is not paused"):
+            raise gates.Refused(_CLOSES)
         self.state.paused_by = message.by
         self.say(f"pauses the run{_because(message)}", who=message.by, source="person")
 
@@ -232,11 +236,17 @@ class OperatorSurface:
     def _abort(self, message: By) -> None:
         if self.state.outcome or self._undoing or self._aborted:
             raise gates.Refused("the run is already stopping")
+        self.state.paused_by = None  # of a run that closes, too: it goes on closing
+        if self._is_over():
+            raise gates.Refused(_CLOSES)
         self._aborted = message
-        self.state.paused_by = None
         self.say(f"aborts the run{_because(message)}", who=message.by, source="person", level="warning")
         if self._body is not None:
             self._body.cancel()
+
+    def _is_over(self) -> bool:
+        """Whether the procedure has ended: what is left to be done is the record."""
+        return self._body is not None and self._body.done()
 
     @workflow.signal(
         description='Put a line on the timeline. Input: {"by": "your name", "text": "what you saw or did"}'

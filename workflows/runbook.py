@@ -253,6 +253,9 @@ class Runbook(Queueing[I]):
 
     async def _end_badly(self, error: BaseException, outcome: Outcome, message: str, kind: str) -> RunbookResult:
         self.say(message, level="error")
+        if self.state.paused_by is not None and workflow.patched("a pause does not hold what is undone"):
+            self.say(f"no longer paused by {self.state.paused_by}: what was begun is undone", level="warning")
+            self.state.paused_by = None
         began = bool(self._undos)
         await self._undo_all()
         note = await self.after_undo()

@@ -51,6 +51,8 @@ class World:
         self.hold: dict[str, asyncio.Event] = {}
         self.began = asyncio.Event()
         self.told: list[Announcement] = []
+        self.chat_held: asyncio.Event | None = None
+        """Where set, the chat takes nothing until this is."""
         self.reports: list[dict[str, str]] = []
         self.gates = policies
         self.keys: dict[str, str] | None = None
@@ -93,6 +95,8 @@ class World:
 
     @activity.defn(name="notifications.announce")
     async def announce(self, message: Announcement) -> Delivery:
+        if self.chat_held is not None:
+            await self.chat_held.wait()
         if fault := self.fail.get("chat"):
             raise ApplicationError(f"nobody took it: {fault}", type="NobodyTookIt")
         self.told.append(message)
@@ -193,6 +197,10 @@ class Outer(Runbook[ProbeInput]):
         )
         result = await self.run_child("probe", "Probe", inp, title="Have the dial turned")
         return f"child: {result.summary}"
+
+    async def after_undo(self) -> str | None:
+        await self.observe("after", World.read, "dial", title="Look how it was left")
+        return None
 
 
 @contextlib.asynccontextmanager

@@ -341,6 +341,49 @@ async def test_a_child_works_under_its_parents_lock_and_is_undone_with_it(client
         assert (await progress(child)).outcome is Outcome.CANCELLED
 
 
+async def test_a_run_that_has_done_its_work_is_neither_aborted_nor_paused(client: Client) -> None:
+    world = World()
+    world.chat_held = asyncio.Event()
+    async with working(client, world) as queue:
+        handle = await begin(client, queue)
+        await approve(handle)
+        await until(handle, lambda s: s.checklist[0].done)  # it closes when the chat has taken all
+        await handle.signal("pause", {"by": "bob"})
+        await handle.signal("abort", {"by": "bob", "reason": "wrong dial"})
+        state = await until(handle, lambda s: any("signal abort changed nothing" in e.text for e in s.timeline))
+        said = [entry.text for entry in state.timeline if "has done its work and is closing" in entry.text]
+        assert [text.split(" changed nothing")[0] for text in said] == ["signal pause", "signal abort"]
+        assert state.paused_by is None
+        world.chat_held.set()
+        assert (await finished(handle)).outcome is Outcome.COMPLETED
+        await keep(handle, "Probe", "sent-while-it-closes")
+
+
+@pytest.mark.parametrize("how", ["fails", "cancelled"])
+async def test_a_pause_does_not_hold_what_is_undone(client: Client, how: str) -> None:
+    world = World()
+    world.numbers["own"] = 1
+    async with working(client, world) as queue:
+        handle = await begin(client, queue, "Outer")
+        child = client.get_workflow_handle(f"{handle.id}/probe")
+        await until(handle, lambda s: (step := s.step("probe")) and step.state is State.RUNNING)
+        await until(child, at_gate)
+        await handle.signal("pause", {"by": "bob"})
+        if how == "fails":
+            await child.signal("reject", {"by": "bob"})
+            assert (await failure(handle)).type == "Rejected"
+            await keep(handle, "Outer", "paused-when-its-child-fails")
+        else:
+            await handle.cancel()
+            with pytest.raises(WorkflowFailureError):
+                await finished(handle)
+        state = await progress(handle)
+        assert any("no longer paused by bob" in entry.text for entry in state.timeline)
+        assert (after := state.step("after")) is not None
+        assert after.state is State.DONE
+        assert world.done == ["own=2", "own=1"]
+
+
 async def test_a_child_that_is_cancelled_alone_is_a_failure_and_no_cancellation_of_its_parent(client: Client) -> None:
     world = World()
     async with working(client, world) as queue:
