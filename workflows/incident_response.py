@@ -39,7 +39,7 @@ class Response(Desk):
         while not self._leaving:
             for event in incident_clocks.take(self.book, self.policy, workflow.now()):
                 self._due_now(event)
-            self.refresh()
+            self._check_team()
             due, seen = incident_clocks.next_due(self.book, self.policy), self._news
             await self._until_news(seen, due, "the next clock of the incident")
 
@@ -125,10 +125,20 @@ class Response(Desk):
     def _alerted(self, text: str) -> None:
         self.say(text, source="provider")
         incident_clocks.reach(self.book, self.policy, "alerted", workflow.now())
-        self.check("team", True, text)
         step = self._find_step("page", None, Kind.TELL)
         step.state, step.started_at, step.summary = State.WAITING, step.started_at or workflow.now(), text
+        self._check_team()
         self.news()
+
+    def _check_team(self) -> None:
+        """The document's step 5: somebody was paged or is on it, and the others whom the severity names were told."""
+        others, step = ", ".join(self.policy.rule(self.book.severity).notify), self.state.step("notify")
+        there = self.book.reached("alerted")
+        told = not others or self.situation.drill or (step is not None and step.state is State.DONE)
+        notes = ["somebody was called or is on it" if there else "nobody was called yet"]
+        if others:
+            notes.append(f"{'told' if told else 'not told'}: {others}")
+        self.check("team", there and told, "; ".join(notes))
 
     def _called_again(self) -> None:
         step = self._find_step("page", None, Kind.TELL)
@@ -174,8 +184,8 @@ class Response(Desk):
         self.check(
             "declare", bool(told and told.delivered_by), f"told {told.delivered_by}" if told else "nobody took it"
         )
-        others, to = ", ".join(self.policy.rule(book.severity).notify), self.stage.channels.stakeholders
-        if others and to and self.stage.channels.mail:
+        others, to = ", ".join(self.policy.rule(book.severity).notify), self._others_by_mail
+        if others and to:
             mail = Mail(
                 channels=self.stage.channels,
                 key=self.key("notify"),
@@ -185,6 +195,16 @@ class Response(Desk):
                 links=self.links(),
             )
             await self.tell("notify", Notifications.mail, mail, would=f"tell {others}", title=f"Tell {others}")
+        elif others and not self.situation.drill:
+            where = f"[stages.{self.stage.name}.channels]"
+            self.say(f"not told: {others}. Tell them by hand; set stakeholders and mail in {where}", level="warning")
+        self._check_team()
+
+    @property
+    def _others_by_mail(self) -> tuple[str, ...]:
+        """Addresses of those who are told beside the channel; none where no mail can be sent."""
+        channels = self.stage.channels
+        return channels.stakeholders if channels.mail else ()
 
     def _message(self, key: str, title: str, text: str, severity: Any = "info") -> Announcement:
         return Announcement(
@@ -220,7 +240,8 @@ class Response(Desk):
         if found is not None and found.causes and found.causes[0].supports:
             lines.append(f"**Most likely:** {found.causes[0].text} ({'; '.join(found.causes[0].supports)})")
         if told:
-            lines.append(f"**Also told:** {', '.join(told)}")
+            how = "Mail goes to" if self._others_by_mail else "Would be told" if situation.drill else "Tell by hand"
+            lines.append(f"**{how}:** {', '.join(told)}")
         lines.append(f"Acknowledge: `runbooks incident ack {self.state.workflow_id}`")
         return "\n".join(lines)
 
