@@ -70,3 +70,16 @@ class Contacts(Facts):
     )
     on_call: OnCall | None = None
     links: dict[str, str] = Field(default_factory=lambda: dict(LINKS))
+
+    def mail_of(self, name: str) -> str | None:
+        """The mail address of somebody as they sign: with their name, their address, or what it has before the @."""
+        people = [*self.roles.values(), *(self.on_call.people if self.on_call else ())]
+        signed = name.strip().casefold()
+        for person in people:
+            if person.mail and signed in [as_signed.casefold() for as_signed in _names(person.name, person.mail)]:
+                return person.mail
+        return None
+
+
+def _names(name: str, mail: str) -> tuple[str, str, str]:
+    return name, mail, mail.partition("@")[0]

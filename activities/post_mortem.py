@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, Field
 from temporalio import activity
 
 from activities.charts import Chart, draw
+from activities.contacts import Contacts
 from activities.errors import classified
 from activities.evidence import Finding
 from activities.facts import Facts
@@ -30,7 +31,8 @@ class Meeting(Facts):
     title: str
     starts_at: AwareDatetime
     text: str
-    attendees: tuple[str, ...] = ()
+    attendees: tuple[str, ...] = Field((), description="Mail addresses")
+    responders: tuple[str, ...] = Field((), description="Names of who worked on it; the directory has their addresses")
     organizer: str | None = None
     sequence: int = 0
     stamped_at: AwareDatetime
@@ -70,6 +72,17 @@ class PostMortem(Facts):
 class Written(Finding):
     documents: dict[str, str] = Field(default_factory=dict, description="Where each lies, by its kind")
     calendar: str | None = Field(None, description="The invitation, to be mailed")
+    attendees: tuple[str, ...] = Field((), description="Mail addresses that the invitation names")
+    by_hand: tuple[str, ...] = Field((), description="Names of responders without one: somebody has to tell them")
+
+
+def addressed(meeting: Meeting, contacts: Contacts) -> tuple[Meeting, tuple[str, ...]]:
+    """The meeting with the addresses of its responders, and the names of those who have none."""
+    found = {name: contacts.mail_of(name) for name in meeting.responders}
+    by_hand = tuple(name for name, mail in found.items() if mail is None)
+    attendees = tuple(dict.fromkeys((*meeting.attendees, *(mail for mail in found.values() if mail is not None))))
+    text = f"{meeting.text}\nTo be told by hand: {', '.join(by_hand)}" if by_hand else meeting.text
+    return meeting.model_copy(update={"attendees": attendees, "text": text}), by_hand
 
 
 def invitation(meeting: Meeting, method: Literal["REQUEST", "PUBLISH"] = "REQUEST") -> bytes:
@@ -117,8 +130,8 @@ def _duration(seconds: float) -> str:
 
 
 class PostMortems:
-    def __init__(self, records: Records) -> None:
-        self._records = records
+    def __init__(self, records: Records, contacts: Contacts) -> None:
+        self._records, self._contacts = records, contacts
 
     @activity.defn(name="post_mortem.write")
     @classified("write the post-mortem")
@@ -130,13 +143,22 @@ class PostMortems:
             ending: self._records.store(f"{prefix}/post-mortem.{ending}", text.encode(), _TYPES[ending])
             for ending, text in render(post_mortem).items()
         }
-        calendar = None
+        calendar: str | None = None
+        attendees: tuple[str, ...] = ()
+        by_hand: tuple[str, ...] = ()
         if post_mortem.meeting is not None:
-            content = invitation(post_mortem.meeting)
+            meeting, by_hand = addressed(post_mortem.meeting, self._contacts)
+            attendees, content = meeting.attendees, invitation(meeting)
             documents["ics"] = self._records.store(f"{prefix}/post-mortem.ics", content, CALENDAR)
             calendar = content.decode()
         documents["log"] = self._records.store_json(log_key(entry, post_mortem.folder), entry)
-        return Written(summary=f"written: {documents['md']}", documents=documents, calendar=calendar)
+        return Written(
+            summary=f"written: {documents['md']}",
+            documents=documents,
+            calendar=calendar,
+            attendees=attendees,
+            by_hand=by_hand,
+        )
 
 
 def log_key(entry: IncidentEntry, folder: str) -> str:

@@ -94,7 +94,7 @@ def build_activities(settings: Settings, client: Client) -> list[Callable[..., A
         Logs(aws.logs),
         signs,
         Pulses(api, signs),
-        PostMortems(records),
+        PostMortems(records, settings.contacts),
         Database(resolver),
         Backups(settings, aws.s3, http, resolver),
         ConnectionString(resolver, aws.functions),

@@ -220,36 +220,50 @@ class Afterwards(Recovery):
         situation = self.situation
         if situation.meeting_at is None:
             return None
+        there = (*situation.responders, *situation.roles.values())
         return Meeting(
             uid=f"{self.name}-{workflow.info().first_execution_run_id[:8]}@operational-runbooks",
             title=self._marked(f"Post-mortem: {situation.headline}"),
             starts_at=situation.meeting_at,
             text=f"{self._outcome()}\nRun: {self.state.workflow_id}",
             attendees=self.stage.channels.stakeholders,
+            responders=() if situation.drill else tuple(dict.fromkeys(there)),
             sequence=self.book.episode - 1,
             stamped_at=resolved,
         )
 
     async def _invite(self, written: Written) -> None:
-        at, to = self.situation.meeting_at, self.stage.channels.stakeholders
+        at, channels = self.situation.meeting_at, self.stage.channels
         if at is None:
             self.check("post-mortem", True, "none is due at this severity")
             return
-        self.check(
-            "post-mortem", True, f"{at:%a %d %b %H:%M} UTC; invitation {written.documents.get('ics', 'not written')}"
-        )
-        if not to or not self.stage.channels.mail:
+        when = f"{at:%a %d %b %H:%M} UTC"
+        if self.situation.drill:
+            self.check("post-mortem", True, f"{when}; nobody is invited to a drill's")
+            return
+        note = f"{when}; invitation {written.documents.get('ics', 'not written')}"
+        self.check("post-mortem", False, f"{note}. NOBODY WAS INVITED: do it, then tick this")
+        by_hand = f"Tell them by hand: {', '.join(written.by_hand)}" if written.by_hand else ""
+        if by_hand:
+            why = "[contacts] has no mail address of theirs"
+            self.say(f"the post-mortem is at {when}. {by_hand}; {why}", level="warning")
+        to = written.attendees or channels.stakeholders
+        if not to or not channels.mail:
+            where = f"[stages.{self.stage.name}.channels]"
+            self.say(f"nobody was invited to the post-mortem: set stakeholders and mail in {where}", level="warning")
             return
         mail = Mail(
-            channels=self.stage.channels,
+            channels=channels,
             key=self.key(f"invite-{self.book.episode}"),
             to=to,
-            title=self._marked(f"Post-mortem {at:%a %d %b %H:%M} UTC: {self.situation.headline}"),
-            text=self._outcome(),
+            title=self._marked(f"Post-mortem {when}: {self.situation.headline}"),
+            text=f"{self._outcome()}\n- {by_hand}" if by_hand else self._outcome(),
             links=self.links(),
             calendar=written.calendar,
         )
-        await self.tell("invite", Notifications.mail, mail, would="invite to the post-mortem")
+        told = await self.tell("invite", Notifications.mail, mail, would="invite to the post-mortem")
+        if told is not None and told.delivered_by is not None:
+            self.check("post-mortem", True, note)
 
     async def _open_ticket(self) -> None:
         if self.situation.ticket is not None or not self.stage.channels.ticket:

@@ -112,6 +112,7 @@ class Desk(Probing[IncidentInput]):
         self._with_book(enter_it)
         self.say("acknowledges: is on it" + _because(message.reason), who=message.by, source="person")
         self.situation.roles.setdefault("commander", message.by)
+        self.situation.responded(message.by)
         return f"{message.by} is on it"
 
     @acknowledge.validator
@@ -125,6 +126,7 @@ class Desk(Probing[IncidentInput]):
         message = read(TakeCommand, payload)
         to, before = message.to or message.by, self.situation.roles.get(message.role)
         self.situation.roles[message.role] = to
+        self.situation.responded(to)
         took = f"is {message.role} now" if to == message.by else f"hands {message.role} to {to}"
         self.say(f"{took}{f', after {before}' if before and before != to else ''}", who=message.by, source="person")
 

@@ -79,6 +79,7 @@ class Situation(BaseModel):
     detected_by: str | None = None
     book: Book | None = None
     roles: dict[str, str] = Field(default_factory=dict)
+    responders: list[str] = Field(default_factory=list, description="Who has acknowledged or held a role")
     cause: str | None = None
     evidence: Readings | None = Field(None, description="Frozen at the first look, before anything was changed")
     conclusion: Conclusion | None = None
@@ -110,6 +111,10 @@ class Situation(BaseModel):
         self.alerts.append(alert)
         del self.alerts[:-KEPT_ALERTS]
         return False
+
+    def responded(self, name: str) -> None:
+        if name not in self.responders:
+            self.responders.append(name)
 
     def may_close(self) -> bool:
         """Whether nothing is left to do: resolved, the post-mortem held where one is due, every action off the list."""

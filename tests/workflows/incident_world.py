@@ -19,6 +19,7 @@ from temporalio.worker import Worker
 
 from activities.api import Confirm, Confirmed, Health, HealthCheck, SampleCall
 from activities.charts import Chart, Line
+from activities.contacts import Contacts
 from activities.database import Connections
 from activities.deployment_models import (
     AliasPointed,
@@ -37,7 +38,7 @@ from activities.log_kinds import LogCounts
 from activities.logs import LogErrors
 from activities.messages import Announcement, Attempt, Delivery, Mail, Page, PageEnd, TicketRef, TicketRequest
 from activities.metrics import ErrorRate, Window
-from activities.post_mortem import PostMortem, Written, invitation, render
+from activities.post_mortem import PostMortem, Written, addressed, invitation, render
 from activities.pulse import Pulse, TakePulse
 from activities.releases import LedgerEntry, ReleaseFacts
 from activities.reports import RunRecord
@@ -59,6 +60,7 @@ class World:
         self.fault = fault
         self.cure = "QuickRollback"
         self.policies = policies
+        self.contacts = Contacts()
         self.live = "2"
         self.pages: list[tuple[datetime, Page]] = []
         self.page_ends: list[PageEnd] = []
@@ -262,9 +264,12 @@ class World:
         await self._let_go("write")
         self.written.append(post_mortem)
         self.documents.append(render(post_mortem))
-        calendar = invitation(post_mortem.meeting).decode() if post_mortem.meeting else None
+        calendar, attendees, by_hand = None, (), ()
+        if post_mortem.meeting:
+            meeting, by_hand = addressed(post_mortem.meeting, self.contacts)
+            calendar, attendees = invitation(meeting).decode(), meeting.attendees
         documents = {kind: f"s3://records/{kind}" for kind in ("md", "html", "log", *(["ics"] if calendar else []))}
-        return Written(summary="written", documents=documents, calendar=calendar)
+        return Written(summary="written", documents=documents, calendar=calendar, attendees=attendees, by_hand=by_hand)
 
     # --- what a rollback touches ----------------------------------------------------------------------------------
 

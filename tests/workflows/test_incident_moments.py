@@ -27,9 +27,9 @@ def timeline(state: RunState) -> str:
 
 
 async def called(client: Client, world: World, queue: str, **inp: Any) -> WorkflowHandle[Any, Any]:
-    """An incident to which somebody has come."""
+    """An incident of which all were told, and to which somebody has come."""
     handle = await begin(client, queue, severity="P1", **inp)
-    await soon(lambda: bool(world.pages))
+    await soon(lambda: bool(world.pages and world.mails))
     await send(handle, "acknowledge")
     return handle
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from temporalio.client import Client
 
+from activities.contacts import Contact, Contacts
 from tests.patience import soon
 from tests.workflows.incident_world import World, begin, send, working
 from tests.workflows.probe import progress, until
@@ -41,7 +42,7 @@ async def test_it_says_who_is_told_and_what_to_set_where_nobody_can_be(
     async with working(client, world) as queue:
         handle = await begin(client, queue, severity="P1")
         await soon(lambda: bool(world.pages))
-        state = await until(handle, lambda s: f"{note}: {OTHERS}" in (item(s, "team").note or ""), 30)
+        state = await until(handle, lambda s: f"; {note}: {OTHERS}" in (item(s, "team").note or ""), 30)
         declared = next(m for _, m in world.said if m.title.startswith("INCIDENT DECLARED"))
         assert f"**{says}:** {OTHERS}" in declared.text
         assert "Also told" not in declared.text
@@ -63,3 +64,56 @@ async def test_the_team_is_there_when_somebody_is_on_it_though_no_pager_was(clie
         await send(handle, "acknowledge")
         assert item(await progress(handle), "team").done
         await handle.terminate()
+
+
+ANN = Contact(name="Ann Archer", mail="ann@example.org")
+
+
+@pytest.mark.parametrize(
+    ("stakeholders", "people", "down", "to", "by_hand"),
+    [
+        (["team@example.org"], (ANN,), set(), ("team@example.org", "ann@example.org"), "carla"),
+        ([], (ANN,), set(), ("ann@example.org",), "carla"),
+        (["team@example.org"], (), {"mail"}, None, "ann, carla"),
+        ([], (), set(), None, "ann, carla"),
+    ],
+)
+async def test_responders_are_invited_and_it_counts_only_when_the_invitation_was_taken(
+    client: Client,
+    stakeholders: list[str],
+    people: tuple[Contact, ...],
+    down: set[str],
+    to: tuple[str, ...] | None,
+    by_hand: str,
+) -> None:
+    world = World("none", channels={"stakeholders": stakeholders})
+    world.contacts = Contacts(roles={str(number): person for number, person in enumerate(people)})
+    async with working(client, world) as queue:
+        handle = await begin(client, queue, severity="P1")
+        await soon(lambda: bool(world.pages))
+        await send(handle, "acknowledge")
+        await send(handle, "command", to="carla")
+        world.down = down
+        await send(handle, "resolve", cause="a typo")
+        state = await until(handle, lambda s: "Resolved after" in timeline(s))
+        assert item(state, "post-mortem").done == (to is not None)
+        told = next(entry for entry in state.timeline if f"Tell them by hand: {by_hand}; " in entry.text)
+        assert told.level == "warning"
+        if to is None:
+            assert "NOBODY WAS INVITED: do it" in (item(state, "post-mortem").note or "")
+        else:
+            mail = world.mails[-1]
+            assert (mail.to, f"Tell them by hand: {by_hand}" in mail.text) == (to, True)
+            assert "To be told by hand: carla" in (mail.calendar or "").replace("\r\n ", "")
+            assert all(f"mailto:{address}" in (mail.calendar or "").replace("\r\n ", "") for address in to)
+        warned = "nobody was invited to the post-mortem: set stakeholders and mail in [stages."
+        assert (warned in timeline(state)) == (not stakeholders and not people)
+        await handle.terminate()
+
+
+def test_an_address_is_found_by_any_name_that_somebody_signs_with() -> None:
+    contacts = Contacts(roles={"lead": ANN, "silent": Contact(name="Bob")})
+    for name in ("Ann Archer", " ann archer", "ann@example.org", "ANN"):
+        assert contacts.mail_of(name) == "ann@example.org"
+    for name in ("Bob", "Archer", "example.org", ""):
+        assert contacts.mail_of(name) is None
