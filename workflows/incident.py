@@ -46,6 +46,7 @@ class Incident(Afterwards):
             StepSpec(id="page", title="Page people until somebody acknowledges", kind=Kind.TELL),
             StepSpec(id="watch", title="Watch until the service is stable", kind=Kind.WAIT),
             StepSpec(id="verify-health", title="Verify /health", kind=Kind.LOOK),
+            StepSpec(id="verify-ready", title="Verify /health/ready", kind=Kind.LOOK),
             StepSpec(id="verify-sample", title="Make a sample call", kind=Kind.LOOK),
             StepSpec(id="post-mortem", title="Write the record and the post-mortem's draft", kind=Kind.TELL),
             StepSpec(id="invite", title="Invite to the post-mortem", kind=Kind.TELL),

@@ -9,7 +9,7 @@ from typing import Any
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exception
 
-from activities.api import Api, HealthCheck
+from activities.api import Api, Health, HealthCheck, SampleCall
 from activities.messages import Announcement, Delivery, Mail, Page, PageEnd
 from activities.notifications import Notifications
 from activities.pulse import Pulse, Pulses, TakePulse
@@ -347,7 +347,7 @@ class Response(Desk):
         return f"{done[-1].runbook}: {done[-1].outcome}" if done else "the service is good again"
 
     async def verify(self) -> bool:
-        """The document's step 8: health in a row, and a sample call."""
+        """The document's step 8: both health checks in a row, and a sample call."""
         self._enter(Phase.VERIFYING)
         rules = self.stage.rollback
         check = HealthCheck(
@@ -357,13 +357,16 @@ class Response(Desk):
             patience=timedelta(minutes=1),
         )
         try:
-            health = await self.look("verify-health", Api.health, check, policy.VERIFY)
-            sample = await self.look("verify-sample", Api.sample_calls, self.stage, policy.OBSERVE)
+            looks: list[Health | SampleCall] = [await self.look("verify-health", Api.health, check, policy.VERIFY)]
+            if looks[0].ok and workflow.patched("verify /health/ready too"):
+                check = check.model_copy(update={"path": "/health/ready"})
+                looks.append(await self.look("verify-ready", Api.health, check, policy.VERIFY))
+            looks.append(await self.look("verify-sample", Api.sample_calls, self.stage, policy.OBSERVE))
         except FailureError as error:
             if is_cancelled_exception(error):
                 raise
             self.say(f"could not be verified: {describe(error)[0]}", level="warning")
             return False
-        ok = health.ok and sample.ok
-        self.check("verify", ok, f"{health.summary}; {sample.summary}")
+        ok = all(look.ok for look in looks)
+        self.check("verify", ok, "; ".join(look.summary for look in looks))
         return ok

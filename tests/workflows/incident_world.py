@@ -203,7 +203,7 @@ class World:
 
     @activity.defn(name="api.health")
     async def health(self, check: HealthCheck) -> Health:
-        ok = self.fault != "dead"
+        ok = self.fault != "dead" and check.path not in self.down
         return Health(summary="healthy" if ok else "not healthy", ok=ok, consecutive=5 if ok else 0, checks=5)
 
     @activity.defn(name="api.sample_calls")

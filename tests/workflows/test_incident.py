@@ -346,6 +346,22 @@ async def test_it_is_not_resolved_before_it_is_verified(temporal: WorkflowEnviro
             await handle.terminate()
 
 
+async def test_it_is_not_verified_while_it_is_not_ready(client: Client) -> None:
+    world = World("none")
+    world.down = {"/health/ready"}
+    async with working(client, world) as queue:
+        handle = await begin(client, queue, severity="P1")
+        await soon(lambda: bool(world.pages))
+        await send(handle, "resolve", cause="the database was away")
+        await until(handle, lambda s: "not verified: it goes on" in timeline(s))
+        world.down = set()
+        await send(handle, "resolve")
+        state = await until(handle, lambda s: "resolved as ann said" in timeline(s))
+        assert state.step("verify-ready").state is State.DONE  # type: ignore[union-attr]
+        await keep(handle, "Incident", "not-ready")
+        await handle.terminate()
+
+
 async def test_abort_ends_the_pages(temporal: WorkflowEnvironment) -> None:
     world = World("errors")
     with temporal.with_time_skipping_disabled():
