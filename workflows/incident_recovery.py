@@ -208,9 +208,12 @@ class Recovery(Response):
         tried.state, tried.began_at = "running", workflow.now()
         self._enter(Phase.CHANGING)
         self.news()
+        # An incident's id comes again: what the recovery below makes is told from that of another time by this.
+        named = workflow.patched("a recovery is named after the run of its incident")
+        run = f"-{workflow.info().first_execution_run_id[-8:]}" if named else ""  # its end: it begins with the time
         try:
             result = await self.run_child(
-                f"run-recover-{number}", option.runbook, given, title=f"{option.runbook}: {option.why}"
+                f"run-recover-{number}{run}", option.runbook, given, title=f"{option.runbook}: {option.why}"
             )
         except FailureError as error:
             if self.stops(error) or (self._leaving and is_cancelled_exception(error)):

@@ -62,7 +62,8 @@ async def test_a_broken_release_from_the_alarm_to_the_last_action(quick: None, s
     assert seen.conclusion.failed == ()
     await handle.execute_update("acknowledge", {"by": "carla"})
     await handle.signal("approve", {"by": "bob"})
-    await approve(site.client.get_workflow_handle(f"{opened.workflow_id}/run-recover-1"))
+    run = str((await handle.describe()).run_id)[-8:]
+    await approve(site.client.get_workflow_handle(f"{opened.workflow_id}/run-recover-1-{run}"))
     await until(handle, lambda s: any(e.text.startswith("resolved") for e in s.timeline), 120)
     assert site.health()["label"] == "good"
     assert await handle.execute_update("action", {"by": "carla", "text": "a canary first", "owner": "bob"}) == "A1"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import pytest
 from temporalio.client import Client
 
 from activities.contacts import Contact, Contacts
+from tests.histories import keep
 from tests.patience import soon
 from tests.workflows.incident_world import World, begin, send, working
 from tests.workflows.probe import progress, until
@@ -109,6 +111,24 @@ async def test_responders_are_invited_and_it_counts_only_when_the_invitation_was
         warned = "nobody was invited to the post-mortem: set stakeholders and mail in [stages."
         assert (warned in timeline(state)) == (not stakeholders and not people)
         await handle.terminate()
+
+
+async def test_the_same_incident_another_time_gets_a_ticket_of_its_own_for_its_rollback(client: Client) -> None:
+    """Its id comes again, and a ticket system gives back the ticket that it has under a key."""
+    world, name = World("errors"), f"incident-{uuid.uuid4()}"
+    async with working(client, world) as queue:
+        for time in range(2):
+            given = {"stage": name, "reason": "more 500s", "requested_by": "alarm", "severity": "P1"}
+            handle = await client.start_workflow("Incident", given, id=name, task_queue=queue)
+            await until(handle, lambda s: s.open_gate() is not None)
+            await handle.signal("approve", {"by": "bob"})
+            await until(handle, lambda s: "recovery" in [item.id for item in s.checklist if item.done], 30)
+            assert [request.labels for request in world.tickets] == [("incident", "rollback")] * (time + 1)
+            if time == 1:
+                await keep(handle, "Incident", "a-second-time")
+            await handle.terminate()
+            world.fault, world.live = "errors", "2"
+    assert len({request.key for request in world.tickets}) == 2
 
 
 def test_an_address_is_found_by_any_name_that_somebody_signs_with() -> None:
