@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -16,8 +14,7 @@ from activities.incidents import OpenIncident, open_incident
 from tests.histories import keep
 from tests.patience import eventually, soon
 from tests.workflows.incident_world import World, begin, send, situation, working
-from tests.workflows.probe import progress, until
-from workflows.carrying import Carried, read_carried
+from tests.workflows.probe import going_on, progress, until
 from workflows.incident import Incident
 from workflows.model import Outcome, RunbookResult, RunState, State
 
@@ -204,28 +201,9 @@ async def test_a_relapse_before_it_goes_on_in_a_new_run_is_carried(client: Clien
 
 @pytest.mark.usefixtures("notes_are_long")
 @pytest.mark.parametrize("part", ["respond", "after"])
-async def test_what_comes_before_a_continued_run_begins_counts(
-    client: Client, part: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first task of the run fails until it has all of the messages in it."""
+async def test_what_comes_before_a_continued_run_begins_counts(client: Client, part: str) -> None:
+    """All of it is in the first task of the run: until then nobody works on it."""
     world = World("none")
-    read: list[str] = []
-    waiting, sent = threading.Event(), threading.Event()
-    say = Incident.say
-
-    def heard(self: Incident, text: str, **more: Any) -> None:
-        read.extend(word for word in ("acknowledges", "adds action", "again") if text.startswith(word))
-        say(self, text, **more)
-
-    def read_if_all_is_there(payload: Sequence[Any]) -> Carried | None:
-        if not sent.is_set():
-            waiting.set()
-            sent.wait(9)
-        if len(read) < 2:
-            read.clear()
-            raise RuntimeError("not all is there yet")
-        return read_carried(payload)
-
     async with working(client, world) as queue:
         started = await begin(client, queue, severity="P1")
         handle = client.get_workflow_handle(started.id, first_execution_run_id=started.first_execution_run_id)
@@ -233,16 +211,18 @@ async def test_what_comes_before_a_continued_run_begins_counts(
         if part == "after":
             await send(handle, "resolve", cause="a typo")
             await until(handle, lambda s: "Resolved after" in timeline(s))
-        monkeypatch.setattr(Incident, "say", heard)
-        monkeypatch.setattr("workflows.runbook.read_carried", read_if_all_is_there)
         await make_long(handle)
-        await soon(waiting.is_set)
-        messages = [send(handle, "action", text="add a test")]
-        messages.append(send(handle, "acknowledge") if part == "respond" else again(handle))
-        answers = asyncio.gather(*messages)
-        asyncio.get_running_loop().call_later(1, sent.set)  # the server has them by then
+        await eventually(lambda: gone_on(handle), "a new run")
+        bare = await Client.connect(client.service_client.config.target_host)  # its workers have no incident of theirs
+        latest = await going_on(bare, f"{queue}-before", handle)
+        await client.get_workflow_handle(handle.id).terminate()
+    handle, world.pages = client.get_workflow_handle(latest.id), world.pages[:1]
+    messages = [send(handle, "action", text="add a test")]
+    messages.append(send(handle, "acknowledge") if part == "respond" else again(handle))
+    answers = asyncio.gather(*messages)
+    await asyncio.wait([answers], timeout=1)  # the server has them by then, or they come into a later task
+    async with working(client, world, f"{queue}-before-next"):
         assert await asyncio.wait_for(answers, 60) == ["A1", "ann is on it" if part == "respond" else "joined"]
-        monkeypatch.undo()
         state = await progress(handle)
         assert "asked for" in timeline(state)
         assert "adds action A1" in timeline(state)
