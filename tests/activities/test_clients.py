@@ -10,7 +10,8 @@ from temporalio.exceptions import ApplicationError
 
 from activities.clients import Aws
 from activities.settings import Settings
-from tests.chaos.faults import Proxy, Ways
+from tests.chaos.faults import Proxy
+from tests.chaos.strikes import Strikes
 
 BUCKET = "test-records"
 
@@ -20,7 +21,7 @@ def behind(aws: Aws, settings: Settings) -> Iterator[Aws]:
     """Clients behind a proxy that answers with a page of its own, and with status 200."""
     aws.s3.put_object(Bucket=BUCKET, Key="asked.txt", Body=b"content")
     assert settings.aws.endpoint_url is not None
-    proxy = Proxy(settings.aws.endpoint_url, Ways("garbage"))
+    proxy = Proxy(settings.aws.endpoint_url, Strikes("garbage"))
     yield Aws(settings.model_copy(update={"aws": settings.aws.model_copy(update={"endpoint_url": proxy.url})}))
     proxy.close()
 
