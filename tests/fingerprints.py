@@ -14,7 +14,7 @@ import base64
 import functools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -130,13 +130,13 @@ def shown(call: ast.Call) -> str:
 BRANCHES = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.match_case, ast.ExceptHandler)
 
 
-def lines(node: ast.AST | list[ast.stmt], depth: int) -> Iterator[str]:
+def lines(node: ast.AST | Sequence[ast.AST], depth: int) -> Iterator[str]:
     """The commands below a node, in the order of the source, with the branches they stand in."""
-    for child in node if isinstance(node, list) else ast.iter_child_nodes(node):
+    for child in ast.iter_child_nodes(node) if isinstance(node, ast.AST) else node:
         if is_function(child) or isinstance(child, ast.ClassDef):
             continue
         if isinstance(child, ast.If):
-            yield from lines(child.test, depth)
+            yield from lines([child.test], depth)
             yield from within("if", list(lines(child.body, depth + 1)), depth)
             yield from within("else", list(lines(child.orelse, depth + 1)), depth)
             continue

@@ -82,6 +82,7 @@ def test_it_reads_as_the_procedure() -> None:
         ('"turn", Thing.set', '"turn-it", Thing.set'),
         ("Thing.set, order()", "Thing.put, order()"),
         ("        if inp.far:\n    ", ""),
+        ("if inp.far:", 'if workflow.patched("only-then"):'),
         ("self.change", "self.look"),
         (
             '        await self.change("turn"',
