@@ -85,9 +85,9 @@ RARE = (
         aws=("secretsmanager:PutSecretValue",),
     ),
     Rare(
-        "mail to the stakeholders, an incident's with its invitation",
+        "mail to stakeholders and responders, with an invitation",
         EVERY,
-        lambda stage: bool(stage.channels.stakeholders),
+        lambda stage: bool(stage.channels.mail),
         aws=("ses:SendEmail", "ses:SendRawEmail"),
     ),
     Rare(
