@@ -109,9 +109,9 @@ def _ways(rows: Iterable[Found]) -> str:
     met = ", ".join(f"{way} {count}" for way, count in sorted(ways.items()))
     return (
         "*Services fail*: each operation of AWS, the API, the database and people's tools fails at first, each "
-        "in its own of seven ways: 500, or of the database a shutdown (500); too many requests, with Retry-After where "
-        "there is such a thing (throttled); the connection broken, for AWS, the API and the database after what was "
-        "asked for is done (reset); no answer (time-out); an answer that drips (slow); a web page (garbage); refused "
-        "credentials (expired). "
+        "in its own of seven ways: 500, of the database another primary (500); too many requests, with Retry-After "
+        "where there is such a thing (throttled); the connection broken, for AWS, the API and the database after what "
+        "was asked for is done (reset); no answer (time-out); an answer that drips (slow); a web page (garbage); "
+        "refused credentials (expired). "
         f"Different operations by the way they failed: {met or 'none yet'}."
     )

@@ -16,8 +16,8 @@ import bson
 
 from tests.chaos.strikes import Mode, Strikes
 
-_HANGS = 12.0
-"""Seconds without an answer: longer than the patience of the clients that have one."""
+_HANGS = 4.0
+"""Seconds without an answer, before the connection is gone: a heartbeat of the shortened ones."""
 
 _HEADER = struct.Struct("<iiii")
 _REPLY, _QUERY, _MSG = 1, 2004, 2013
@@ -26,7 +26,7 @@ _LOGINS = ("saslStart", "saslContinue")
 """Where credentials are refused."""
 
 _REFUSALS: dict[str, dict[str, Any]] = {
-    "500": {"code": 91, "codeName": "ShutdownInProgress", "errmsg": "the server is shutting down"},
+    "500": {"code": 189, "codeName": "PrimarySteppedDown", "errmsg": "the primary has stepped down"},
     "throttled": {
         "code": 462,
         "codeName": "IngressRequestRateLimitExceeded",
