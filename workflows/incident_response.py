@@ -19,7 +19,7 @@ from workflows.diagnosis_model import Branch, Readings
 from workflows.incident_clocks import Event
 from workflows.incident_desk import Desk
 from workflows.incident_state import Call
-from workflows.incident_watch import HELPS_WITHIN, Turn, judge, still_unexplained, turn, unexplained, unread
+from workflows.incident_watch import HELPS_WITHIN, Turn, judge, still_unexplained, turn, uncured, unexplained, unread
 from workflows.model import Kind, Phase, State
 from workflows.steps import describe
 
@@ -287,7 +287,9 @@ class Response(Desk):
                 self.situation.latest = await self.look_again()
             elif still_unexplained(self.situation, verdict) and workflow.patched("explain it at every eighth look"):  # noqa: SIM114
                 self.situation.latest = await self.look_again()
-            elif unread(self.situation, verdict) and workflow.patched("read again what could not be read"):
+            elif unread(self.situation, verdict) and workflow.patched("read again what could not be read"):  # noqa: SIM114
+                self.situation.latest = await self.look_again()
+            elif uncured(self.situation, verdict) and workflow.patched("diagnose anew what nothing cures"):
                 self.situation.latest = await self.look_again()
 
     async def _pulse(self) -> Pulse | None:

@@ -111,12 +111,19 @@ def still_unexplained(situation: Situation, verdict: Verdict) -> bool:
 
 
 def unread(situation: Situation, verdict: Verdict) -> bool:
-    """Whether to diagnose anew though something explains it: no runbook is known to cure that, and a source that would
-    have told more could not be read. As often as what nothing explains.
+    """Whether it is :func:`uncured`, and a source that would have told more could not be read."""
+    return uncured(situation, verdict) and situation.conclusion is not None and bool(situation.conclusion.failed)
+
+
+def uncured(situation: Situation, verdict: Verdict) -> bool:
+    """Whether to diagnose anew though something explains it: no runbook is known to cure that.
+
+    What explains much may have been so for a moment, as a database that did not answer. As often as what nothing
+    explains.
     """
     row, found = situation.bad_row, situation.conclusion
     due = _doubled(row) or row % 8 == 0
-    return verdict.good is False and due and found is not None and bool(found.failed) and not found.options
+    return verdict.good is False and due and found is not None and not found.options
 
 
 def _doubled(row: int) -> bool:

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from temporalio import activity
 from temporalio.client import Client
+from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 
+from activities.database import Connections
 from activities.deployment_models import FindTarget, RollbackTarget
 from activities.releases import ReleaseFacts
+from activities.stage import Stage
 from tests.histories import keep
 from tests.patience import soon
 from tests.workflows.incident_world import World, begin, send, situation, working
@@ -245,6 +248,33 @@ async def test_what_nobody_could_tell_for_a_long_time_is_diagnosed_soon_after_so
             state = await until(handle, lambda s: s.open_gate() is not None)
             assert state.gates[-1].plan["runbook"] == "QuickRollback"
             await keep(handle, "Incident", "explained-much-later")
+            await handle.terminate()
+
+
+class _WithoutDatabase(World):
+    @activity.defn(name="database.connections")
+    async def connections(self, stage: Stage) -> Connections:
+        if "database" in self.down:
+            raise ApplicationError("the database did not answer", type="MongoUnreachable")
+        return await super().connections(stage)
+
+
+async def test_a_database_that_did_not_answer_for_a_moment_explains_it_for_that_moment(
+    temporal: WorkflowEnvironment,
+) -> None:
+    world = _WithoutDatabase("errors")
+    world.down = {"database"}
+    with temporal.with_time_skipping_disabled():
+        async with working(temporal.client, world) as queue:
+            handle = await begin(temporal.client, queue, severity="P1")
+            state = await until(handle, lambda s: s.step("declare").state is State.DONE, 60)  # type: ignore[union-attr]
+            assert "the database is down" in str((await situation(handle)).conclusion)
+            assert state.open_gate() is None, "no runbook cures a database that is away"
+            world.down.clear()
+            await temporal.fast_forward(handle, 3 * MINUTE)
+            state = await until(handle, lambda s: s.open_gate() is not None)
+            assert state.gates[-1].plan["runbook"] == "QuickRollback"
+            await keep(handle, "Incident", "explained-for-a-moment")
             await handle.terminate()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from workflows.diagnosis_model import Branch, Conclusion, Remedy
 from workflows.incident_state import Situation
-from workflows.incident_watch import Verdict, still_unexplained, unexplained, unread
+from workflows.incident_watch import Verdict, still_unexplained, uncured, unexplained, unread
 
 
 def situation(bad_row: int, branch: Branch | None) -> Situation:
@@ -74,3 +74,5 @@ def test_what_is_explained_but_not_cured_is_diagnosed_anew_where_something_could
     assert seen.conclusion is not None
     seen.conclusion = seen.conclusion.model_copy(update={"failed": failed, "options": options})
     assert unread(seen, Verdict(good, "")) is expected
+    again = expected or (good is False and bad_row == 2 and not options)
+    assert uncured(seen, Verdict(good, "")) is again, "also where everything could be read"
