@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.chaos.matrix import FAULTS, WHOLE, ground, rows
-from tests.chaos.page import PAGE, Found, keep, stamped
+from tests.chaos.page import PAGE, Found, keep, longest_first, stamped
 from tests.chaos.scenarios import SCENARIOS
 
 LANES = 6
@@ -87,7 +87,7 @@ def broken_off(name: str, faults: Sequence[str], found: Sequence[Found]) -> list
 async def side_by_side(names: Sequence[str], faults: Sequence[str]) -> int:
     """These scenarios, each in a process; returns the exit code."""
     queue: asyncio.Queue[str] = asyncio.Queue()
-    for name in names:
+    for name in longest_first(names):
         queue.put_nowait(name)
     found: list[Found] = []
     began = datetime.now(UTC)

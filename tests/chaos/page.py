@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import platform
 import subprocess
 from collections import Counter
@@ -45,9 +46,21 @@ def stamped(row: Found) -> Found:
     return {"commit": commit(), "on": f"{datetime.now(UTC):%Y-%m-%d}", **row}
 
 
+def _kept() -> list[Found]:
+    return json.loads(ROWS.read_text()) if ROWS.exists() else []
+
+
+def longest_first(names: Iterable[str]) -> list[str]:
+    """Side by side they are done soonest in this order: by what they took last, and first of all those never made."""
+    took = Counter[str]()
+    for row in _kept():
+        took[row["scenario"]] += row["seconds"]
+    return sorted(names, key=lambda name: -took.get(name, math.inf))
+
+
 def keep(new: Iterable[Found], order: Sequence[str]) -> None:
     """Put the rows in the place of older ones of the same scenario and fault, and write the page anew."""
-    known = {(row["scenario"], row["fault"]): row for row in json.loads(ROWS.read_text())} if ROWS.exists() else {}
+    known = {(row["scenario"], row["fault"]): row for row in _kept()}
     known |= {(row["scenario"], row["fault"]): row for row in new}
     rows = sorted(
         (row for row in known.values() if row["scenario"] in order),
