@@ -47,6 +47,7 @@ class Wire:
         self.upstream, self.strikes = ("127.0.0.1", port), strikes
         self._server = _Server(("127.0.0.1", 0), _Conversation)
         self._server.wire = self
+        self.watches: set[socket.socket] = set()
         self.port: int = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -55,6 +56,12 @@ class Wire:
         if asked.command not in _LOGINS and self.strikes.way(asked.operation) == "expired":
             return None
         return self.strikes.fault(asked.operation)
+
+    def end_watches(self) -> None:
+        """What drivers see of a change of the primary before they would look again."""
+        for watch in self.watches.copy():
+            with contextlib.suppress(OSError):  # it has hung up
+                watch.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._server.shutdown()
@@ -78,15 +85,18 @@ class Asked:
     command: str
     operation: str
     """The same for every attempt at it."""
+    waits: bool
+    """Whether it is a driver's watch on the server, which answers at once when it ceases to be the primary."""
 
     @classmethod
     def of(cls, message: bytes) -> Asked:
         _, number, _, opcode = _HEADER.unpack_from(message)
         start = message.index(b"\0", 20) + 9 if opcode == _QUERY else 21
         (size,) = struct.unpack_from("<i", message, start)
-        command, on = next(iter(bson.decode(message[start : start + size]).items()))
+        document = bson.decode(message[start : start + size])
+        command, on = next(iter(document.items()))
         place = re.sub(r"[0-9a-f-]{8,}|\d+", "#", on) if isinstance(on, str) else ""
-        return cls(number, opcode, command, f"mongodb {command} {place}".strip())
+        return cls(number, opcode, command, f"mongodb {command} {place}".strip(), "maxAwaitTimeMS" in document)
 
     def answer(self, document: dict[str, Any]) -> bytes:
         body = bson.encode(document)
@@ -105,9 +115,13 @@ class _Conversation(socketserver.BaseRequestHandler):
         wire = self.server.wire
         with socket.create_connection(wire.upstream) as upstream:
             threading.Thread(target=self._pass_back, args=(upstream,), daemon=True).start()
-            with contextlib.suppress(OSError):  # either side has hung up
+            with contextlib.ExitStack() as stack:
+                stack.callback(wire.watches.discard, self.request)
+                stack.enter_context(contextlib.suppress(OSError))  # either side has hung up
                 while message := _message(self.request):
                     asked = Asked.of(message)
+                    if asked.waits:
+                        wire.watches.add(self.request)
                     fault = wire.fault(asked)
                     if fault == "time-out":
                         time.sleep(_HANGS)
@@ -120,6 +134,8 @@ class _Conversation(socketserver.BaseRequestHandler):
                         upstream.sendall(message)
                         continue
                     self.request.sendall(asked.answer({"ok": 0.0, **_REFUSALS[fault]}))
+                    if fault == "500":
+                        wire.end_watches()
 
     def _pass_back(self, upstream: socket.socket) -> None:
         with contextlib.suppress(OSError):  # either side has hung up
