@@ -72,7 +72,7 @@ def test_every_fault_on_the_wire_is_told_as_what_it_is(
 ) -> None:
     with behind(mode, wire_database) as uri:
         monkeypatch.setenv("TEST_MONGODB_URI", uri)
-        with connect(resolver, REF, socketTimeoutMS=1000, heartbeatFrequencyMS=500, retryReads=False) as client:
+        with connect(resolver, REF, socketTimeoutMS=3000, heartbeatFrequencyMS=500, retryReads=False) as client:
             failures = until_it_works(lambda: client["any"]["sessions"].count_documents({}))
     assert (failures[-1] if failures else None) == expected, failures
     assert set(failures) <= {expected, UNREACHABLE}, "the first greeting meets the fault too"
