@@ -19,7 +19,17 @@ from workflows.diagnosis_model import Branch, Readings
 from workflows.incident_clocks import Event
 from workflows.incident_desk import Desk
 from workflows.incident_state import Call
-from workflows.incident_watch import HELPS_WITHIN, Turn, judge, still_unexplained, turn, uncured, unexplained, unread
+from workflows.incident_watch import (
+    HELPS_WITHIN,
+    Turn,
+    Verdict,
+    judge,
+    still_unexplained,
+    turn,
+    uncured,
+    unexplained,
+    unread,
+)
 from workflows.model import Kind, Phase, State
 from workflows.steps import describe
 
@@ -283,14 +293,18 @@ class Response(Desk):
             if what is not Turn.NONE:
                 looked = 0
                 await self._turned(what, verdict.text, rule.stable_for)
-            elif unexplained(self.situation, verdict) and workflow.patched("explain what turned out bad"):  # noqa: SIM114
+            elif self._anew(verdict):
                 self.situation.latest = await self.look_again()
-            elif still_unexplained(self.situation, verdict) and workflow.patched("explain it at every eighth look"):  # noqa: SIM114
-                self.situation.latest = await self.look_again()
-            elif unread(self.situation, verdict) and workflow.patched("read again what could not be read"):  # noqa: SIM114
-                self.situation.latest = await self.look_again()
-            elif uncured(self.situation, verdict) and workflow.patched("diagnose anew what nothing cures"):
-                self.situation.latest = await self.look_again()
+
+    def _anew(self, verdict: Verdict) -> bool:
+        """Whether to diagnose anew. Each patch is of a reason that runs of before did not know."""
+        seen = self.situation
+        return (
+            (unexplained(seen, verdict) and workflow.patched("explain what turned out bad"))
+            or (still_unexplained(seen, verdict) and workflow.patched("explain it at every eighth look"))
+            or (unread(seen, verdict) and workflow.patched("read again what could not be read"))
+            or (uncured(seen, verdict) and workflow.patched("diagnose anew what nothing cures"))
+        )
 
     async def _pulse(self) -> Pulse | None:
         now = workflow.now()
