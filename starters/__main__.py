@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, NoReturn
 
 from starters.app import run
+from starters.problems import Code
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -20,11 +21,16 @@ _SOON = 0.1
 def main() -> NoReturn:
     """Run the command of this process's arguments and leave with its exit code."""
     lose_no_interrupt()
-    code = run(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # The SDK's native runtime can crash while the interpreter is taken down under it; all is said, so leave at once.
-    os._exit(code)
+    code: int = Code.RUN_FAILED
+    try:
+        said = run(sys.argv[1:])
+        sys.stdout.flush()
+        sys.stderr.flush()
+        code = said
+    finally:
+        # The SDK's native runtime can crash while the interpreter is taken down under it, so however this ends
+        # (a reader of a pipe that is gone, a second Ctrl-C), leave at once.
+        os._exit(code)
 
 
 def lose_no_interrupt() -> None:

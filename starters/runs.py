@@ -267,11 +267,14 @@ async def update(session: Session, workflow_id: str, name: str, sent: Message) -
     payload = sent.model_dump(mode="json", exclude_none=True)
     handle = session.handle(workflow_id)
     try:
-        return str(await asyncio.wait_for(handle.execute_update(name, payload), ANSWER.total_seconds()))
+        async with asyncio.timeout(ANSWER.total_seconds()):
+            return str(await handle.execute_update(name, payload))
     except WorkflowUpdateFailedError as error:
         said = error.cause.message if isinstance(error.cause, ApplicationError) else str(error.cause)
         raise Problem(f"{workflow_id} refuses: {said}", Code.CONFLICT) from None
     except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+        if (task := asyncio.current_task()) and task.cancelling():
+            raise asyncio.CancelledError from None  # Ctrl-C, which the SDK makes the same error as a time-out
         raise Problem(
             f"no worker answers: whether it counted shows in runbooks show {workflow_id}, once a worker runs",
             Code.UNREACHABLE,

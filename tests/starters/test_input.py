@@ -167,6 +167,23 @@ def test_as_a_process_the_catalog_is_json_and_a_wrong_input_is_one_line() -> Non
     assert done.stderr.count("\n") == 1
 
 
+def test_with_nobody_to_read_on_it_leaves_without_taking_the_interpreter_down() -> None:
+    program = """if True:
+        import atexit, sys
+        from starters.__main__ import main
+        atexit.register(print, "taken down", file=sys.stderr)
+        sys.argv = ["runbooks", "catalog"]
+        main()
+    """
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (Code.RUN_FAILED, b"")
+
+
 def test_without_settings_or_temporal_it_says_so(tmp_path: Path) -> None:
     done = starters("list", RUNBOOKS_CONFIG=str(tmp_path / "none.toml"))
     assert done.returncode == Code.UNREACHABLE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import uuid
@@ -11,12 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from temporalio.client import Client
+from temporalio.client import (
+    Client,
+    Interceptor,
+    OutboundInterceptor,
+    StartWorkflowUpdateInput,
+    WorkflowUpdateHandle,
+)
 
+from activities.settings import load_settings
+from starters import runs
 from starters.problems import Code
+from starters.session import Session
 from tests.starters.conftest import Cli, House, write_settings
 from tests.workflows.probe import at_gate
-from workflows.model import State
+from workflows.model import Decision, State
 
 
 def waiting(state: Any) -> bool:
@@ -272,4 +282,43 @@ async def test_without_a_worker_it_says_what_is_missing(
     assert (said.code, "no worker answers" in said.err) == (Code.UNREACHABLE, True)
     said = await cli("pause", run)
     assert (said.code, "counts as soon as a worker takes it" in said.err) == (Code.UNREACHABLE, True)
+    await client.get_workflow_handle(run).terminate()
+
+
+class Sent(Interceptor):
+    """Tells when an update is on its way."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+
+    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
+        event = self.event
+
+        class Noted(OutboundInterceptor):
+            async def start_workflow_update(self, input: StartWorkflowUpdateInput) -> WorkflowUpdateHandle[Any]:
+                event.set()
+                return await super().start_workflow_update(input)
+
+        return Noted(next)
+
+
+async def test_an_interrupted_answer_is_no_missing_worker(
+    cli: Cli, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_settings(monkeypatch, tmp_path, client, f"nobody-{uuid.uuid4()}")
+    run = f"probe-{uuid.uuid4()}"
+    said = await cli("start", "Probe", "--set", f"stage={stage()}", "--set", "reason=test", "--id", run)
+    assert said.code == Code.DONE
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
+    sent = Sent()
+    session = Session(Client(**client.config() | {"interceptors": [sent]}), load_settings())
+    approval = asyncio.create_task(runs.update(session, run, "decide", Decision(decision="approve", by="bob")))
+    await asyncio.wait_for(sent.event.wait(), 10)
+    approval.cancel()
+    await asyncio.wait([approval])
+    assert approval.cancelled()
+    del approval
+    gc.collect()
+    assert complaints == []
     await client.get_workflow_handle(run).terminate()
