@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 import time
 import tomllib
 from collections import Counter
@@ -32,9 +30,10 @@ from temporalio.service import RPCError
 from activities.archive_format import MANIFEST
 from activities.incident_policy import IncidentPolicy
 from sandbox.house import House
-from tests.chaos.worker import DETOUR, NOTES, PHASE, Notes
+from tests.chaos.worker import DETOUR, NOTES, PHASE, Notes, serve
 from tests.runbooks.site import Site
 from workflows.model import RunbookResult, RunState, State
+from workflows.search_attributes import WAITING_FOR_PEOPLE
 
 PEOPLE = ("bob", "eve", "kim")
 """Who says yes. Nobody of them is who asks."""
@@ -62,6 +61,11 @@ QUICK = {
     "RUNBOOKS_STAGES__PRODUCTION__INCIDENTS": _hurried(),
 }
 """The minutes of watching are not what is proven here."""
+
+
+_WORKERS = multiprocessing.get_context("forkserver")
+_WORKERS.set_forkserver_preload([serve.__module__])
+"""Loads what a worker needs once for all rows of a scenario: else a second and more of each."""
 
 
 @dataclass
@@ -138,16 +142,14 @@ class Ground:
         self.notes(scenario).begin(phase)
         environment = os.environ | self.house.environment() | QUICK | settings
         environment |= {PHASE: phase, NOTES: str(self._notes / scenario)}
-        with self._log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.worker"], env=environment, stdout=log, stderr=log
-            )
+        process = _WORKERS.Process(target=serve, args=(environment, self._log))
+        process.start()
         try:
             yield
-            assert process.poll() is None, self._log.read_text(errors="replace")[-3000:]
+            assert process.is_alive(), self._log.read_text(errors="replace")[-3000:]
         finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
+            process.terminate()
+            process.join(60)
 
     def through(self, proxy: str, database: tuple[int, int]) -> dict[str, str]:
         """Settings of a worker that reaches AWS and the API through this address, and what listens on the first port
@@ -247,10 +249,10 @@ class Ground:
     async def _say_yes(self, run: str) -> None:
         """To every gate of the run and of the runs below it."""
         asked: set[tuple[str, str, int, str]] = set()
+        waiting = f'{WAITING_FOR_PEOPLE} AND WorkflowId STARTS_WITH "{run}"'
         while True:
-            running = f'ExecutionStatus="Running" AND WorkflowId STARTS_WITH "{run}"'
             try:
-                ids = [found.id async for found in self.client.list_workflows(running)]
+                ids = [found.id async for found in self.client.list_workflows(waiting)]
                 for one in ids:
                     handle = self.client.get_workflow_handle(one)
                     state = await _asked(handle)

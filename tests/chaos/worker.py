@@ -1,7 +1,7 @@
 """A worker that is killed, as by ``kill -9``, before, during or after each activity, and comes back at once.
 
-``python -m tests.chaos.worker`` imports everything once and forks the real worker from that, so that a new one is there
-within a moment of the death of the last. What the server knows of a dead worker it knows from time-outs. Here the next
+Everything is imported once, and the real worker is forked from that, so that a new one is there within a moment of the
+death of the last. What the server knows of a dead worker it knows from time-outs. Here the next
 worker tells it of each attempt that the last one had in hand, which fails then, and is tried again by the same rules
 as after a time-out. Where nobody can tell, time-outs are shortened, and so are pauses between attempts; nothing else is
 different from ``python -m worker``.
@@ -21,10 +21,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from botocore.config import Config
 from pymongo import pool_shared
@@ -61,6 +61,9 @@ _OF_ONE_KIND = 6
 
 _STICKY = timedelta(seconds=1)
 """How long a run's next task waits for the worker that had the last one."""
+
+_MOMENT = timedelta(minutes=1)
+"""What a look has that is given less: some are under way side by side, and as many workers die one after the other."""
 
 _RETRY = {"initial_interval": timedelta(seconds=0.2), "maximum_interval": timedelta(seconds=1)}
 
@@ -142,6 +145,8 @@ class Killer(Interceptor):
             async def _struck(self, info: activity.Info, input: ExecuteActivityInput) -> Any:
                 # Of a run below another one, the step; the run's own name is a new one each time.
                 name = f"{info.activity_id}-{info.activity_type}"
+                if info.retry_policy and 1 < info.retry_policy.maximum_attempts == info.attempt:
+                    return await super().execute_activity(input)  # to die again is to be given up: that is its policy
                 if phase == "before" and notes.first(phase, name):
                     _die()
                 timer = None
@@ -186,6 +191,8 @@ def shorten() -> None:
             options["heartbeat_timeout"] = _DEAD
         elif "start_to_close_timeout" in options:
             options["start_to_close_timeout"] = _DEAD
+        if "schedule_to_close_timeout" in options:
+            options["schedule_to_close_timeout"] = max(options["schedule_to_close_timeout"], _MOMENT)
         retry = options.get("retry_policy") or RetryPolicy()
         options["retry_policy"] = RetryPolicy(**_RETRY, maximum_attempts=retry.maximum_attempts)  # type: ignore[arg-type]
     errors.RENEWAL = 1.0
@@ -223,7 +230,7 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _serve() -> None:
+def _serve() -> NoReturn:
     """Fork a worker, and another one whenever it is killed."""
     child = 0
 
@@ -246,12 +253,18 @@ def _serve() -> None:
             sys.exit(f"the worker ended by itself: {status}")
 
 
-if __name__ == "__main__":
-    notes = Notes(Path(os.environ[NOTES]))
-    killer = Killer(os.environ[PHASE], notes)
+def serve(environment: Mapping[str, str], log: Path) -> NoReturn:
+    """Be a worker with this environment, in a process of its own, until SIGTERM. What it says goes to the log."""
+    with log.open("ab") as told:
+        os.dup2(told.fileno(), 1)
+        os.dup2(told.fileno(), 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    notes = Notes(Path(environment[NOTES]))
+    killer = Killer(environment[PHASE], notes)
     worker.main.connect = functools.partial(connect_and_tell, notes)
     shorten()
-    if ports := os.environ.get(DETOUR):
+    if ports := environment.get(DETOUR):
         detour(*map(int, ports.split(":")))
     warm()
     worker.main.Worker = functools.partial(  # type: ignore[misc]
