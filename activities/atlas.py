@@ -9,12 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta
-from typing import Any, Literal, TypeVar
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from temporalio.exceptions import ApplicationError
 
 from activities.errors import from_http, lasting, passing
@@ -25,6 +26,9 @@ ACCEPT = "application/vnd.atlas.2023-01-01+json"
 _PAGE = 100
 _EARLY = 60.0
 """Seconds before its end that a token is replaced."""
+
+MOST_LOGINS = 20_000
+"""The access history tells no more than this in one answer, and has no pages."""
 
 M = TypeVar("M", bound=Facts)
 
@@ -69,13 +73,21 @@ class Cluster(Facts):
     tier: str | None = Field(None, description="Instance size, such as M10")
 
 
+def _moment(told: Any) -> Any:
+    """The access history writes times as Java does, ``Fri Feb 27 12:46:11 GMT 2026``, unlike the rest of the API."""
+    for zone in ("GMT", "UTC"):
+        with suppress(ValueError, TypeError):
+            return datetime.strptime(told, f"%a %b %d %H:%M:%S {zone} %Y").replace(tzinfo=UTC)
+    return told
+
+
 class Login(Facts):
     """One authentication against the cluster."""
 
-    username: str
-    at: datetime
-    succeeded: bool
-    address: str | None = None
+    username: str = ""
+    at: Annotated[datetime, BeforeValidator(_moment)] = Field(validation_alias="timestamp")
+    succeeded: bool = Field(False, validation_alias="authResult")
+    address: str | None = Field(None, validation_alias="ipAddress")
 
 
 class Conflict(ApplicationError):
@@ -210,19 +222,18 @@ class Atlas:
         return True
 
     def logins(self, since: datetime, until: datetime) -> list[Login]:
-        """Authentications against the cluster in that time, newest first. Atlas keeps seven days of them."""
-        query = {"start": str(int(since.timestamp() * 1000)), "end": str(int(until.timestamp() * 1000))}
+        """Authentications against the cluster in that time. Atlas keeps seven days of them.
+
+        As many as ``MOST_LOGINS`` are not all: there may have been others.
+        """
+        query = {
+            "start": str(int(since.timestamp() * 1000)),
+            "end": str(int(until.timestamp() * 1000)),
+            "nLogs": str(MOST_LOGINS),
+        }
         path = f"/dbAccessHistory/clusters/{self._facts.cluster}"
         found = self._call("GET", path, "read who logged in", query=query)
-        return [
-            Login(
-                username=row.get("username", ""),
-                at=row["timestamp"],
-                succeeded=bool(row.get("authResult")),
-                address=row.get("ipAddress"),
-            )
-            for row in found.get("accessLogs", [])
-        ]
+        return [_read(Login, row) for row in found.get("accessLogs", [])]
 
     # --- what was slow ------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import httpx
 import pymongo
 import pymongo.errors
 
-from activities.atlas import Atlas, Conflict
+from activities.atlas import MOST_LOGINS, Atlas, Conflict
 from activities.clients import OWN_NAME
 from activities.connection_string import user_of
 from activities.errors import lasting
@@ -194,6 +194,8 @@ class AtlasUsers:
             if login.succeeded and login.username in wanted:
                 last[login.username] = max(last.get(login.username, login.at), login.at)
                 count[login.username] = count.get(login.username, 0) + 1
+        if len(logins) >= MOST_LOGINS:  # the old user's may be among those that are not told
+            return Access(False, f"the access history was cut off after {len(logins):,} logins", last, count)
         if not last:  # at least the API logs in, as the new user
             return Access(False, "the access history names neither the old user nor the new one", {}, {})
         return Access(True, "the access history of Atlas", last, count)

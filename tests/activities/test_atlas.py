@@ -169,10 +169,32 @@ def test_database_users_and_logins(new_atlas: NewAtlas, hub: RunningHub) -> None
     hub.client.post("/_control/atlas/login", json=login).raise_for_status()
     now = datetime.now(UTC)
     logins = atlas.logins(now - timedelta(minutes=5), now + timedelta(minutes=5))
-    assert [(found.username, found.succeeded) for found in logins] == [("app-1", True)]
+    assert [(found.username, found.succeeded, found.address) for found in logins] == [("app-1", True, "127.0.0.1")]
+    assert abs(logins[0].at - now) < timedelta(minutes=1)
     assert atlas.logins(now - timedelta(hours=2), now - timedelta(hours=1)) == []
     assert atlas.delete_user("app-2")
     assert not atlas.delete_user("app-2")
+
+
+@pytest.mark.parametrize(
+    "told", ["Fri Feb 27 12:46:11 GMT 2026", "Fri Feb 27 12:46:11 UTC 2026", "2026-02-27T12:46:11Z"]
+)
+def test_when_somebody_logged_in(told: str, new_atlas: NewAtlas, monkeypatch: pytest.MonkeyPatch) -> None:
+    atlas, at = new_atlas(), datetime(2026, 2, 27, 12, 46, 11, tzinfo=UTC)
+    answer = {"accessLogs": [{"username": "app-1", "timestamp": told, "authResult": True}]}
+    monkeypatch.setattr(atlas, "_call", lambda *_, **__: answer)
+    assert [(login.username, login.at) for login in atlas.logins(at, at)] == [("app-1", at)]
+
+
+@pytest.mark.parametrize("row", [{"timestamp": "Fri Feb 27 12:46:11 CEST 2026"}, {"timestamp": "late"}, {}], ids=str)
+def test_a_time_that_is_none_is_not_asked_for_again(
+    row: dict[str, str], new_atlas: NewAtlas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    atlas = new_atlas()
+    monkeypatch.setattr(atlas, "_call", lambda *_, **__: {"accessLogs": [{"username": "app-1", **row}]})
+    with pytest.raises(ApplicationError, match="cannot be understood: timestamp") as refused:
+        atlas.logins(datetime.now(UTC), datetime.now(UTC))
+    assert refused.value.non_retryable
 
 
 def test_what_goes_wrong_on_the_way_is_classified(new_atlas: NewAtlas, hub: RunningHub) -> None:

@@ -366,6 +366,21 @@ def test_atlas_tells_from_its_access_history(new_ground: NewGround, atlas_hub: s
     assert abs(used.old_last - datetime.now(UTC)) < timedelta(minutes=1)
 
 
+def test_an_access_history_that_is_cut_off_tells_of_no_silence(
+    new_ground: NewGround, atlas_hub: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground = new_ground("atlas")
+    new = ground.create().user
+    for module in ("atlas", "database_users"):
+        monkeypatch.setattr(f"activities.{module}.MOST_LOGINS", 2)
+    for name in (ground.old, new, new):
+        login = {"group": "g", "cluster": "c", "username": name}
+        httpx.post(f"{atlas_hub}/_control/atlas/login", json=login).raise_for_status()
+    found = ground.logins()
+    assert (found.known, found.old_last) == (False, None)
+    assert "not known, the access history was cut off after 2 logins" in found.summary
+
+
 def test_a_server_that_does_not_name_users_is_not_taken_for_silence(new_ground: NewGround) -> None:
     """The embedded server does not; MongoDB does."""
     found = new_ground("mongodb").logins()

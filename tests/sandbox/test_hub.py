@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -253,6 +254,9 @@ def test_atlas_database_users_and_who_logged_in(hub: RunningHub) -> None:
         history = "/dbAccessHistory/clusters/c1"
         [entry] = client.get(history).json()["accessLogs"]
         assert (entry["username"], entry["authResult"]) == ("app-1", True)
+        assert re.fullmatch(r"[A-Z][a-z]{2} [A-Z][a-z]{2} \d\d \d\d:\d\d:\d\d GMT \d{4}", entry["timestamp"])
+        assert client.get(history, params={"nLogs": 0}).json()["accessLogs"] == []
+        assert client.get(history, params={"nLogs": 20_001}).status_code == 400
         later = int(time.time() * 1000) + 60_000
         assert client.get(history, params={"start": later}).json()["accessLogs"] == []
         assert client.delete("/databaseUsers/admin/app-2").status_code == 204
