@@ -36,6 +36,7 @@ from activities.archive_format import (
 )
 from activities.archive_store import Folder, Writer
 from activities.errors import lasting
+from activities.patience import patiently
 
 Client = pymongo.MongoClient[dict[str, Any]]
 Beat = Callable[[str], None]
@@ -151,6 +152,13 @@ def live_content(client: Client, database: str, name: str, beat: Beat, what: str
             content.add(document)
         beat(f"{what} {name}: {content.documents:,} documents")
     return content
+
+
+def live_count(client: Client, database: str, name: str, beat: Beat) -> int:
+    """How many documents a collection has now, by counting them: a scan as long as the collection is large."""
+    collection, phase = client[database][name], f"counting {name}"
+    # Cancelled, it is left alone: it only reads.
+    return patiently(lambda: collection.count_documents({}), phase, stop=lambda: beat(phase))
 
 
 def described(client: Client, database: str, *, session: ClientSession | None = None) -> list[CollectionEntry]:

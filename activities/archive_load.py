@@ -17,7 +17,15 @@ import pymongo.errors
 from bson.raw_bson import RawBSONDocument
 from pymongo.write_concern import WriteConcern
 
-from activities.archive_dump import Beat, Client, check, described, live_content, stored_documents
+from activities.archive_dump import (
+    Beat,
+    Client,
+    check,
+    described,
+    live_content,
+    live_count,
+    stored_documents,
+)
 from activities.archive_format import (
     RESTORING,
     CollectionEntry,
@@ -234,7 +242,7 @@ def _described_otherwise(entry: CollectionEntry, restored: CollectionEntry) -> l
 
 def _contents(client: Client, into: str, entry: CollectionEntry, found: Difference, beat: Beat) -> None:
     if entry.file is None or entry.kind == "timeseries":
-        count = client[into][entry.name].count_documents({})
+        count = live_count(client, into, entry.name, beat)
         found.documents += count
         most = entry.documents if entry.documents_after is None else entry.documents_after
         low, high = sorted((entry.documents, most))

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Any
 
 import httpx
 from temporalio.exceptions import CancelledError
 
 from activities.archive import ArchiveBackups, comparison, connect
-from activities.archive_dump import Client, described, server_name
+from activities.archive_dump import Client, described, live_count, server_name
 from activities.archive_format import MANIFEST, CollectionEntry, Damaged, Manifest
 from activities.archive_load import Difference, compare
 from activities.atlas import Atlas, Conflict, RestoreJob, Snapshot
@@ -319,7 +318,6 @@ def _snapshot_id(order: RestoreBackup) -> str | None:
 
 def _count(client: Client, stage: Stage, entry: CollectionEntry) -> int:
     """By metadata, which costs nothing: a time series and a view have none."""
-    collection: Any = client[stage.database.name][entry.name]
     if entry.kind == "collection":
-        return int(collection.estimated_document_count())
-    return int(collection.count_documents({})) if entry.kind == "timeseries" else 0
+        return client[stage.database.name][entry.name].estimated_document_count()
+    return live_count(client, stage.database.name, entry.name, beat) if entry.kind == "timeseries" else 0

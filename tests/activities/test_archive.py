@@ -25,7 +25,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.archive_dump import check, dump
 from activities.archive_format import MANIFEST, Content, Damaged, Manifest, documents, split
-from activities.archive_load import compare, discard, load
+from activities.archive_load import Difference, compare, discard, load
 from activities.archive_store import PART, Folder, LocalFolder, S3Folder, folder
 from activities.clients import Aws
 
@@ -61,6 +61,10 @@ def base(database: str) -> Manifest:
 
 def archived(mongo: Client, name: str, into: Folder, wanted: tuple[str, ...] | None = None) -> Manifest:
     return dump(mongo, into, base(name), wanted, still)
+
+
+def compared(mongo: Client, into: str, manifest: Manifest) -> Difference:
+    return ActivityEnvironment().run(lambda: compare(mongo, into, manifest, still))
 
 
 def restored(mongo: Client, into: str, source: Folder, *, replace: bool = False, key: str = "k") -> Manifest:
@@ -150,7 +154,7 @@ def test_everything_comes_back(mongo: Client, name: str, place: Folder) -> None:
     into = f"{name}_scratch"
     mongo[into]["old"].insert_one({"of": "an earlier drill"})
     restored(mongo, into, folder_of(place))
-    found = compare(mongo, into, manifest, still)
+    found = compared(mongo, into, manifest)
     assert found.differences == []
     assert (found.collections, found.indexes) == (6, 3)
     after = {c: raw(mongo, into, c) for c in before}
@@ -182,7 +186,7 @@ def test_a_comparison_finds_each_kind_of_difference(mongo: Client, name: str, tm
     database["extra"].insert_one({})
     database.drop_collection("grown")
     database.create_collection("grown", viewOn="users", pipeline=[])
-    found = "\n".join(compare(mongo, into, manifest, still).differences)
+    found = "\n".join(compared(mongo, into, manifest).differences)
     for expected in (
         "types: 7 documents as in the backup, but other contents",
         "users: index part is missing",
@@ -258,7 +262,7 @@ def test_replacing_leaves_the_old_contents_until_the_new_are_verified(mongo: Cli
     assert sorted(mongo[name].list_collection_names()) == ["a", "later"], "what the backup does not know is left alone"
     assert mongo[name]["a"].count_documents({}) == 2000
     assert "x_1" in mongo[name]["a"].index_information()
-    assert compare(mongo, name, manifest, still).differences == ["later is not in the backup"]
+    assert compared(mongo, name, manifest).differences == ["later is not in the backup"]
 
 
 def test_a_filled_database_is_no_target(mongo: Client, name: str, tmp_path: Path) -> None:
@@ -306,7 +310,7 @@ def test_documents_of_sixteen_megabytes(mongo: Client, name: str, place: Folder)
     assert manifest.stored_bytes > PART
     assert manifest.size > 2 * largest
     restored(mongo, f"{name}_scratch", place)
-    assert compare(mongo, f"{name}_scratch", manifest, still).differences == []
+    assert compared(mongo, f"{name}_scratch", manifest).differences == []
 
 
 def test_memory_stays_flat(mongo: Client, name: str, tmp_path: Path) -> None:
@@ -407,7 +411,7 @@ def test_a_worker_killed_within_a_restore(
     )
     assert not any("restoring a" in phase for phase in phases), "a was there and is not loaded again"
     assert any("restoring b" in phase for phase in phases)
-    assert compare(mongo, into, manifest, still).differences == []
+    assert compared(mongo, into, manifest).differences == []
     # Another restore does not go on with what this one left half-done.
     mongo[into].drop_collection("__restoring.mark")
     killed(what, wire_database, into, tmp_path, "restoring c")
@@ -416,7 +420,7 @@ def test_a_worker_killed_within_a_restore(
         lambda: load(mongo, into, store, "ref", "another", phases.append, scratch=scratch, replace=not scratch)
     )
     assert any("restoring a" in phase for phase in phases)
-    assert compare(mongo, into, manifest, still).differences == []
+    assert compared(mongo, into, manifest).differences == []
 
 
 def test_streams_that_are_no_documents() -> None:

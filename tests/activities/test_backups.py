@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pymongo
 import pytest
+from pymongo.collection import Collection
 from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.testing import ActivityEnvironment
 
@@ -226,6 +227,52 @@ def test_a_snapshot_from_beginning_to_end(place: Place, hub: RunningHub) -> None
         "sessions: index owner_1 is missing",
     ]
     assert len([e for e in hub.received("atlas") if e["action"] == "restore"]) == 1
+
+
+def test_a_count_that_takes_long_is_no_dead_worker(
+    place: Place, hub: RunningHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.mongo[place.name].create_collection("weather", timeseries={"timeField": "at"})
+    place.mongo[place.name]["weather"].insert_one({"at": now()})
+    beats: list[str] = []
+    place.environment.on_heartbeat = lambda *details: beats.append(details[0]["phase"])
+    count, counted = Collection.count_documents, set[str]()
+
+    def slow(collection: Collection[Any], query: Any) -> int:
+        """It ends after two heartbeats."""
+        phase, deadline = f"counting {collection.name}", time.monotonic() + 30
+        before = beats.count(phase)
+        while beats.count(phase) < before + 2:
+            assert time.monotonic() < deadline, f"no heartbeat while {phase}"
+            time.sleep(0.02)
+        counted.add(collection.name)
+        return count(collection, query)
+
+    monkeypatch.setattr(Collection, "count_documents", slow)
+    made = place.create(provider="atlas")
+    assert counted == {"weather"}, "of a plain collection the metadata is enough"
+    asked = Compare(stage=place.stage, reference=made.reference, into="scratch")
+    compared = place.run(place.backups.compare, asked)
+    assert (compared.identical, compared.documents) == (True, 101)
+    assert counted == {"weather", "sessions"}
+
+
+def test_a_count_is_left_alone_when_the_run_is_cancelled(
+    place: Place, hub: RunningHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = place.create(provider="atlas")
+    left = threading.Event()
+
+    def endless(*_: Any) -> int:
+        place.environment.cancel()
+        left.wait(60)
+        return 100
+
+    monkeypatch.setattr(Collection, "count_documents", endless)
+    with pytest.raises(CancelledError, match="counting sessions"):
+        place.run(place.backups.compare, Compare(stage=place.stage, reference=made.reference, into="scratch"))
+    assert not left.is_set()
+    left.set()
 
 
 def test_a_snapshot_that_is_under_way_is_joined(place: Place, hub: RunningHub) -> None:
