@@ -46,7 +46,11 @@ def connect(resolver: SecretResolver, ref: SecretRef, **options: Any) -> Client:
 
 
 class MongoClients:
-    """One client a connection string. A rotated secret leads to a new client at the next use."""
+    """One client a connection string. A rotated secret leads to a new client at the next use.
+
+    An answer may take as long as it does: a scan is as long as its collection is large. A server that neither answers
+    nor hangs up is noticed by the driver, which asks it beside the work every ten seconds how it is.
+    """
 
     def __init__(self, resolver: SecretResolver) -> None:
         self._resolver = resolver
@@ -62,7 +66,6 @@ class MongoClients:
                     self._resolver,
                     stage.database.uri,
                     serverSelectionTimeoutMS=10_000,
-                    socketTimeoutMS=600_000,  # the net under a server that neither answers nor hangs up
                     maxPoolSize=32,
                     tz_aware=True,
                     datetime_conversion="DATETIME_AUTO",  # dates beyond the year 9999 are rewritten as they are

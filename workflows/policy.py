@@ -115,7 +115,8 @@ BACKUP: ActivityOptions = {
 BATCHES: ActivityOptions = {
     # Some minutes of batches, half a second each, with a stored heartbeat after every one: ten seconds of silence are a
     # dead worker. No limit on attempts: a database that is away is waited for. Cancelled, it tells how far it came.
-    "start_to_close_timeout": timedelta(hours=1),
+    # Two hours as for a scan: where few documents match, the first answer of a range is one.
+    "start_to_close_timeout": timedelta(hours=2),
     "heartbeat_timeout": timedelta(seconds=10),
     "retry_policy": _STEADY,
     "cancellation_type": ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,

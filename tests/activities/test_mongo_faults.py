@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pymongo
@@ -15,8 +19,10 @@ from temporalio.exceptions import ApplicationError
 
 from activities.clients import Aws
 from activities.errors import RENEWAL, classified, from_mongo
-from activities.mongo_clients import connect
+from activities.mongo_clients import MongoClients, connect
 from activities.secret_refs import SecretResolver
+from activities.stage import Stage
+from sandbox.ports import any_free
 from tests.chaos.strikes import Mode, Strikes
 from tests.chaos.wire import Wire
 
@@ -76,6 +82,39 @@ def test_every_fault_on_the_wire_is_told_as_what_it_is(
             failures = until_it_works(lambda: client["any"]["sessions"].count_documents({}))
     assert (failures[-1] if failures else None) == expected, failures
     assert set(failures) <= {expected, UNREACHABLE}, "the first greeting meets the fault too"
+
+
+def a_stage() -> Stage:
+    return Stage.model_validate(
+        {
+            "name": "stage-x",
+            "function": "f",
+            "url": "http://127.0.0.1:1",
+            "api_key": "env:NONE",
+            "log_group": "g",
+            "gateway": {"name": "a", "stage": "stage-x"},
+            "database": {"uri": REF, "name": "any"},
+        }
+    )
+
+
+def test_an_answer_may_take_its_time_and_a_server_that_hangs_is_noticed(
+    tmp_path: Path, resolver: SecretResolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, program = any_free(), Path(sys.executable).with_name("secantusd-rs")
+    options = "directConnection=true&heartbeatFrequencyMS=500&retryReads=false"
+    monkeypatch.setenv("TEST_MONGODB_URI", f"mongodb://127.0.0.1:{port}/?{options}")
+    with subprocess.Popen([program, "--port", str(port), "--storage-path", str(tmp_path)]) as server:
+        try:
+            with MongoClients(resolver).client(a_stage()) as client:
+                assert client.options.pool_options.socket_timeout is None, "a scan can take longer than any limit"
+                client.admin.command("ping")
+                server.send_signal(signal.SIGSTOP)  # it neither answers nor hangs up
+                with pytest.raises(pymongo.errors.AutoReconnect):
+                    client["any"]["sessions"].count_documents({})
+                server.send_signal(signal.SIGCONT)
+        finally:
+            server.kill()
 
 
 @pytest.mark.parametrize(
