@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import copy_context
 from typing import Any, ParamSpec, TypeVar
@@ -267,8 +267,8 @@ class _Attempt:
             walk.close()
 
     async def _look_at_load(self) -> Verdict:
-        load = await self._batches.in_thread("read the load", self._batches.read_load, self._order.order.stage)
-        return self._judge.see(load)
+        reading = self._batches.in_thread("read the load", self._batches.read_load, self._order.order.stage)
+        return self._judge.see(await self._with_pulse(reading))
 
     async def _wait(self, why: str) -> None:
         self._why = why
@@ -283,14 +283,14 @@ class _Attempt:
         meter.create_counter("runbooks_batch_documents", "Documents that batches went through").add(documents, labels)
         meter.create_counter("runbooks_batches", "Batches that were committed").add(1, labels)
 
-    async def _with_pulse(self, work: Any) -> None:
-        """Wait for a batch, and say meanwhile that the worker lives."""
+    async def _with_pulse(self, work: Awaitable[T]) -> T:
+        """Wait for a batch or a reading, and say meanwhile that the worker lives."""
         task = asyncio.ensure_future(work)
         while not task.done():
             done, _ = await asyncio.wait({task}, timeout=STILL_ALIVE)
             if not done:
                 await self._beat()
-        task.result()
+        return task.result()
 
     async def _beat(self) -> None:
         details = {**self._walk.cursor, "throttled_s": round(self._throttled_s, 1)}

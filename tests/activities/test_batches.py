@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import random
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -458,6 +459,34 @@ async def test_load_beyond_a_limit_waits_and_then_stops(
     result = await update(batches, limited)
     assert (result.ended, result.updated) == ("abort", 0)
     assert result.why == "the database answers a ping in 9000 ms (limit 5000 ms), 3 times in a row"
+
+
+async def test_a_reading_that_takes_long_is_no_dead_worker_and_counts(
+    batches: Batches, db: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(db, list(range(100)))
+    (stretch,) = plan(batches, order(db))
+    beats: list[dict[str, Any]] = []
+
+    async def beat(_heart: Any, details: dict[str, Any]) -> bool:
+        beats.append(details)
+        return False
+
+    def slow(_stage: Stage) -> Load:
+        """It ends after two heartbeats."""
+        before, deadline = len(beats), time.monotonic() + 30
+        while len(beats) < before + 2:
+            assert time.monotonic() < deadline, "no heartbeat while the load was read"
+            time.sleep(0.02)
+        return Load(summary="", ping_ms=9000)
+
+    monkeypatch.setattr("activities.batches.Heart.beat", beat)
+    monkeypatch.setattr("activities.batches.STILL_ALIVE", 0.05)
+    monkeypatch.setattr("activities.batches.LOOK_AGAIN", 0.01)
+    monkeypatch.setattr(batches._load, "read", slow)
+    result = await update(batches, range_order(order(db), stretch, abort=AbortLimits(ping_ms=5000)))
+    assert (result.ended, result.updated) == ("abort", 0)
+    assert "3 times in a row" in (result.why or "")
 
 
 async def test_cancelled_it_finishes_its_batch_and_says_how_far_it_came(

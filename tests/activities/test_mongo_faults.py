@@ -18,6 +18,7 @@ from pymongo.uri_parser import parse_uri
 from temporalio.exceptions import ApplicationError
 
 from activities.clients import Aws
+from activities.database_load import LoadReader
 from activities.errors import RENEWAL, classified, from_mongo
 from activities.mongo_clients import MongoClients, connect
 from activities.secret_refs import SecretResolver
@@ -115,6 +116,20 @@ def test_an_answer_may_take_its_time_and_a_server_that_hangs_is_noticed(
                 server.send_signal(signal.SIGCONT)
         finally:
             server.kill()
+
+
+def test_a_slow_ping_is_told_as_slow_as_it_is(
+    wire_database: str, resolver: SecretResolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not as one without an answer, because three of them together take longer than there is time."""
+    with behind("slow", wire_database) as uri:
+        monkeypatch.setenv("TEST_MONGODB_URI", uri)
+        monkeypatch.setattr("activities.database_load.PATIENCE", 2.4)
+        clients, stage = MongoClients(resolver), a_stage()
+        with clients.client(stage) as client:
+            client.list_database_names()  # it has connected, and greeted
+            load = LoadReader(clients, None).read(stage)
+    assert 700 < (load.ping_ms or 0) < 2000
 
 
 @pytest.mark.parametrize(
