@@ -3,7 +3,7 @@
 Every activity raises through this module, so that a retry is decided where the fault is understood and no caller has
 to list error types. Two kinds exist:
 
-* a *fault that may pass* (network, throttling, 5xx): retried by the policy of the step;
+* a *fault that may pass* (network, throttling, 5xx, another operation under way): retried by the policy of the step;
 * a *fault that will not pass by itself* (not found, refused, bad request): fails the step at once.
 
 Messages never carry secrets: only names, ids and status codes are put in, never a request body, header or URL query.
@@ -12,6 +12,7 @@ Messages never carry secrets: only names, ids and status codes are put in, never
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import ParamSpec, TypeVar
@@ -42,8 +43,12 @@ _TRANSIENT_AWS = frozenset(
         "RequestTimeout",
         "RequestTimeoutException",
         "SlowDown",
+        "TooManyUpdates",
     }
 )
+_UNTIL_ANOTHER_ENDS = re.compile(r"(?i)\bconcurrent\b|in progress|at this time|try again")
+"""What AWS says of a conflict (409) with another operation. One with something that is there says "already exists"."""
+
 _CREDENTIALS_AWS = frozenset(
     {
         "ExpiredToken",
@@ -94,7 +99,8 @@ def from_aws(error: Exception, doing: str) -> ApplicationError:
         if code in _CREDENTIALS_AWS:
             remedy = "Renew the worker's AWS credentials or mend its role"
             return passing(f"{message}. {remedy}", type=code, retry_after=RENEWAL)
-        if code in _TRANSIENT_AWS or status >= 500 or status == 429:
+        conflict = status == 409 and _UNTIL_ANOTHER_ENDS.search(text) is not None
+        if code in _TRANSIENT_AWS or status >= 500 or status == 429 or conflict:
             hint = meta.get("HTTPHeaders", {}).get("retry-after")
             return passing(message, type=code, retry_after=float(hint) if hint and hint.isdigit() else None)
         return lasting(message, type=code)

@@ -194,8 +194,9 @@ class GatewayTraffic:
                 Principal="apigateway.amazonaws.com",
                 SourceArn=f"arn:{partition}:execute-api:{region}:{account}:{api_id}/*/*",
             )
-        except self._lambda.exceptions.ResourceConflictException:
-            return  # it may already
+        except self._lambda.exceptions.ResourceConflictException as error:
+            if "already exists" not in error.response["Error"]["Message"]:
+                raise  # an update is under way; otherwise it may already
 
     def _patch(self, stage: Stage, api_id: str, *operations: PatchOperationTypeDef) -> None:
         self._gateway.update_stage(restApiId=api_id, stageName=stage.gateway.stage, patchOperations=list(operations))

@@ -132,6 +132,31 @@ def test_half_of_a_gateway_promotion_is_finished_or_undone(new_site: Any) -> Non
     assert world.served(10) == {world.new: 10}
 
 
+def test_a_version_that_could_not_be_permitted_just_now_gets_no_traffic(
+    new_site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = Split2(new_site(), "gateway")
+    functions = world.site.aws.functions
+    text = "The operation cannot be performed at this time. An update is in progress for resource: it"
+    answer: Any = {
+        "Error": {"Code": "ResourceConflictException", "Message": text},
+        "ResponseMetadata": {"HTTPStatusCode": 409},
+    }
+
+    def busy(**_asked: Any) -> None:
+        raise functions.exceptions.ResourceConflictException(answer, "AddPermission")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(functions, "add_permission", busy)
+        with pytest.raises(ApplicationError) as refused:
+            world.traffic.shift(world.order(50))
+    assert (refused.value.type, refused.value.non_retryable) == ("ResourceConflictException", False)
+    assert world.served(20) == {world.new: 20}
+    for percent in (10, 99):  # the second time it may already
+        assert world.traffic.shift(world.order(percent)).changed
+    assert world.served(20)[world.old] > 10
+
+
 def test_what_somebody_else_changed_is_refused_and_left_alone(new_site: Any) -> None:
     world = Split2(new_site(), "alias")
     functions, name = world.site.aws.functions, world.site.service
