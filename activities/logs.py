@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from pydantic import Field
 from temporalio import activity
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 
 LOGGED = '{ $.level = "ERROR" || $.level = "FATAL" }'
 """Errors that the application itself logs, as JSON. Patterns are case-sensitive."""
-RAISED = '?"[ERROR]" ?"Task timed out" ?"Runtime exited" ?"Process exited"'
-"""What the Lambda runtime writes when the code raises, hangs or dies."""
+OF_NODE = ("Invoke Error", "Uncaught Exception", "Unhandled Promise Rejection")
+"""What Lambda's runtime for Node writes before the error as JSON, in one line of its plain log format."""
+RAISED_WORDS = ("[ERROR]", *OF_NODE, "Task timed out", "Runtime exited", "Process exited")
+"""What Lambda and its runtimes write when the code raises, hangs or dies."""
+RAISED = " ".join(f'?"{words}"' for words in RAISED_WORDS)
 FINISHED = '"REPORT RequestId"'
 """One line an invocation, written by Lambda at its end."""
 
@@ -119,14 +123,23 @@ class TooMuchError(Exception):
     """More lines than are read at once."""
 
 
+_NODE = re.compile(rf"(?s)\t(?:{'|'.join(OF_NODE)})\s+(?=\{{)")
+
+
+def record_of(line: str) -> dict[str, Any]:
+    """What a log line says as JSON: all of it, or what the runtime for Node writes behind its words; else nothing."""
+    said = _NODE.search(line)
+    try:
+        record = json.loads(line[said.end() :] if said else line)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 def shown(line: str) -> str:
     """A log line for people: the message of a JSON line, in one line, shortened, without what looks like a secret."""
     text = line
-    try:
-        record = json.loads(line)
-    except ValueError:
-        record = None
-    if isinstance(record, dict):
+    if record := record_of(line):
         parts = (record.get(key) for key in ("message", "msg", "error", "errorMessage"))
         text = " - ".join(str(part) for part in parts if part) or line
     text = " ".join(scrub(text).split())

@@ -11,7 +11,7 @@ from temporalio import activity
 
 from activities.errors import classified
 from activities.insights import MOST_ROWS, Insights, Row, figure, whole
-from activities.logs import shown
+from activities.logs import OF_NODE, RAISED_WORDS, record_of, shown
 from activities.metrics import Window
 from activities.routes import route_of
 from activities.stage import Stage
@@ -62,10 +62,12 @@ _JSON_GROWTH = (
 )
 _TIMEOUTS = 'filter @message like "Task timed out" | stats count(*) as n'
 _LOGGED = 'filter level = "ERROR" or level = "FATAL" | stats count(*) as n by {kind}, {text} | sort n desc'
+_ANY_OF_THEM = " or ".join(f'@message like "{words}"' for words in RAISED_WORDS)
 _RAISED = (
-    'filter @message like "[ERROR]" or @message like "Task timed out" or @message like "Runtime exited" '
+    f'filter (not ispresent(level) or level not in ["ERROR", "FATAL"]) and ({_ANY_OF_THEM}) '
     "| fields @message | limit 200"
 )
+"""But for those that count as logged: in Lambda's JSON format the runtime's own lines have a level too."""
 
 
 class SymptomLogs:
@@ -143,6 +145,10 @@ def _raised_kind(message: str) -> tuple[str, str]:
         return "TimedOut", "Task timed out"
     if "Runtime exited" in message:
         return "RuntimeExited", "the environment died: out of memory, or the code ended it"
+    if "Process exited" in message:
+        return "ProcessExited", "the code ended its process before it answered"
+    if of_node := next((words for words in OF_NODE if words in message), None):
+        return str(record_of(message).get("errorType", of_node))[:80], shown(message)
     text = shown(message.splitlines()[0] if message else "")
     kind, _, rest = text.removeprefix("[ERROR]").strip().partition(":")
     return kind[:80] or "error", rest.strip() or text

@@ -125,6 +125,29 @@ def test_error_lines_are_counted_once_each_over_many_pages(site: Site, aws: Aws)
     assert len(seen.samples) == 5
 
 
+NODE = "2026-01-20T14:02:11.123Z\t7f1c0000-0000-4000-8000-000000000000\tERROR\t"
+
+
+def test_what_the_runtime_of_node_writes_is_an_error(site: Site, aws: Aws) -> None:
+    now, group = int(time.time() * 1000), site.stage().log_group
+    aws.logs.create_log_stream(logGroupName=group, logStreamName="node")
+    lines = [
+        f'{NODE}Invoke Error \t{{"errorType":"TypeError","errorMessage":"no such session","stack":["at handler"]}}',
+        f'{NODE}Uncaught Exception \t{{"errorType":"Error","errorMessage":"token=abc123","stack":[]}}',
+        f"{NODE}Unhandled Promise Rejection \t{{cut off",
+        f"{NODE.replace('ERROR', 'INFO')}a request",
+        *(f"REPORT RequestId: {number} Duration: 1 ms" for number in range(6)),
+    ]
+    events: list[InputLogEventTypeDef] = [
+        {"timestamp": now - 60_000 + number, "message": line} for number, line in enumerate(lines)
+    ]
+    aws.logs.put_log_events(logGroupName=group, logStreamName="node", logEvents=events)
+    seen = environment().run(Logs(aws.logs).errors, window(site))
+    assert (seen.errors, seen.requests, seen.rate) == (3, 6, 0.5)
+    assert seen.samples[1:] == ("token=***", "no such session")
+    assert "Unhandled Promise Rejection {cut off" in seen.samples[0]
+
+
 def test_a_missing_log_group_is_said_and_is_not_zero(site: Site, aws: Aws) -> None:
     nowhere = window(site)
     nowhere = nowhere.model_copy(update={"stage": nowhere.stage.model_copy(update={"log_group": "/no/such/group"})})

@@ -174,3 +174,37 @@ def test_lambdas_json_format_is_read_too(stage: Stage, aws: Aws) -> None:
     found = environment().run(SymptomLogs(aws.logs, poll=0.05).reports, window)
     assert (found.invocations, found.cold_starts, found.init_average_ms) == (2, 1, 800.0)
     assert (found.memory_used_mb, found.memory_size_mb) == (450.0, 512)
+
+
+def test_what_the_runtimes_write_is_told_by_its_kind(stage: Stage, aws: Aws) -> None:
+    group, stream = f"/aws/lambda/raised-{stage.name}", "2026/01/20/[1]x"
+    aws.logs.create_log_group(logGroupName=group)
+    aws.logs.create_log_stream(logGroupName=group, logStreamName=stream)
+    node = "2026-01-20T14:02:11.123Z\t7f1c0000-0000-4000-8000-000000000000\tERROR\t"
+    of_node = '{"errorType":"TypeError","errorMessage":"x is not a function","stack":["at handler (/var/task/a.js:1)"]}'
+    lines = [
+        f"{node}Invoke Error \t{of_node}",
+        f"{node}Uncaught Exception \t{of_node}",
+        f"{node}Unhandled Promise Rejection \tcut off",
+        "[ERROR] ValueError: no such project\nTraceback (most recent call last):",
+        "2026-01-20T14:02:12Z 7f Task timed out after 30.00 seconds",
+        "RequestId: 7f Process exited before completing request",
+        json.dumps({"level": "ERROR", "errorType": "Logged", "error": "Invoke Error of something"}),
+        json.dumps({"level": "INFO", "message": "nothing"}),
+    ]
+    now = int(time.time() * 1000)
+    events: Any = [{"timestamp": now, "message": line} for line in lines]
+    aws.logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=events)
+    end = datetime.now(UTC) + timedelta(seconds=2)
+    window = Window(stage=stage.model_copy(update={"log_group": group}), start=end - timedelta(minutes=1), end=end)
+    found = environment().run(SymptomLogs(aws.logs, poll=0.05).errors, window)
+    assert {(one.kind, one.count) for one in found.kinds} == {
+        ("TypeError", 2),
+        ("Unhandled Promise Rejection", 1),
+        ("ValueError", 1),
+        ("TimedOut", 1),
+        ("ProcessExited", 1),
+        ("Logged", 1),
+    }
+    assert found.total == 7, "none twice"
+    assert (found.kinds[0].kind, found.kinds[0].text) == ("TypeError", "x is not a function")
