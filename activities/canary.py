@@ -20,7 +20,7 @@ from temporalio import activity
 
 from activities.errors import classified
 from activities.evidence import Evidence, Finding
-from activities.logs import Logs, TooMuchError
+from activities.logs import Logs, TooMuchError, answered_5xx
 from activities.metrics import Window
 from activities.stage import Facts, Stage
 from activities.version_counts import VersionCounts
@@ -33,8 +33,6 @@ ENDED_OR_RAISED = '?"REPORT RequestId" ?"[ERROR] " ?"Invoke Error"'
 """The end of every invocation, and what the runtimes of Python and Node write when the code raises."""
 ENDED_AS_JSON = '{ $.type = "platform.report" }'
 """The same where the function logs in Lambda's JSON format."""
-ANSWERED_5XX = "{ $.statusCode >= 500 }"
-"""Answers that the code gives itself and logs as JSON. Lambda counts them as successes."""
 
 _REPORT = re.compile(r"REPORT RequestId: \S+\s+Duration: (?P<ms>[\d.]+) ms")
 _FAILED_REPORT = re.compile(r"\bStatus: (?:timeout|error)\b")
@@ -103,7 +101,8 @@ class Canary:
         ended = list(self._logs.events(window, ENDED_OR_RAISED))
         if not any(_report(event["message"]) for event in ended):
             ended += self._logs.events(window, ENDED_AS_JSON)
-        answered = list(self._logs.events(window, ANSWERED_5XX))
+        # What the code answers itself and logs as JSON: Lambda counts it as a success.
+        answered = list(self._logs.events(window, answered_5xx(asked.stage.log_fields.status)))
         begun = _millis(asked.begun) if asked.begun else 0
         return count(version, ended, answered, _millis(asked.start), _millis(asked.end), begun)
 

@@ -30,6 +30,12 @@ RAISED = " ".join(f'?"{words}"' for words in RAISED_WORDS)
 FINISHED = '"REPORT RequestId"'
 """One line an invocation, written by Lambda at its end."""
 
+
+def answered_5xx(field: str) -> str:
+    """Pattern of the JSON lines of such an answer. Some formats have the status in quotes; a text is never a number."""
+    return f'{{ ($.{field} >= 500) || ($.{field} = "5*") }}'
+
+
 _SAMPLES = 5
 _SAMPLE_LENGTH = 200
 _MOST_PAGES = 100
@@ -134,6 +140,14 @@ def record_of(line: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def field_of(record: dict[str, Any], path: str) -> str | None:
+    """A field of a JSON line by the name that Logs Insights has for it; absent, null and empty are all None."""
+    found: Any = record
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return None if found in (None, "") else str(found)
 
 
 def shown(line: str) -> str:

@@ -6,10 +6,9 @@ which is never zero.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +20,11 @@ from activities.errors import classified, passing
 from activities.evidence import Finding
 from activities.functions import Functions
 from activities.log_kinds import LogCounts, kind_of
-from activities.logs import FINISHED, LOGGED, RAISED, Logs, TooMuchError, shown
+from activities.logs import FINISHED, LOGGED, RAISED, Logs, TooMuchError, answered_5xx, field_of, record_of, shown
 from activities.metrics import Window, fine_period
 from activities.records import DeployLedger, Records
 from activities.releases import LedgerEntry
-from activities.stage import Facts, Stage
+from activities.stage import Facts, LogFields, Stage
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch import CloudWatchClient
@@ -56,8 +55,6 @@ _SAMPLES = 5
 _MOST_ROUTES = 10
 _REPORT = re.compile(r"Max Memory Used: (?P<used>\d+) MB")
 _INIT = re.compile(r"Init Duration: (?P<ms>[\d.]+) ms")
-_ACCESS_ERRORS = '{ ($.status >= 500) || ($.status = "5*") }'
-"""Most formats have the status in quotes, and a text is never greater than a number."""
 _IDENTIFIER = re.compile(r"(?<=/)(?:[0-9a-f]{8,}|\d+|[0-9a-f-]{36})(?=/|$)")
 
 
@@ -186,24 +183,24 @@ class Signs:
             cold_starts=len(starts),
             init_ms=max(starts, default=None),
             memory_used_mb=max(used, default=None),
-            clients=_most(_client(event["message"]) for event in newest),
+            clients=_most(field_of(record_of(event["message"]), window.stage.log_fields.client) for event in newest),
         )
 
     @activity.defn(name="signs.gateway_log")
     @classified("read the gateway's log")
     def gateway_log(self, window: Window) -> GatewayLog:
         """Which routes answer 5xx, by the access log of the gateway. A stage without such a log says so."""
-        group = window.stage.gateway.log_group
+        group, fields = window.stage.gateway.log_group, window.stage.log_fields
         if group is None:
             return GatewayLog(summary="the stage's settings name no access log of the gateway")
         there = window.model_copy(update={"stage": window.stage.model_copy(update={"log_group": group})})
         try:
-            lines = [event["message"] for event in self._logs.events(there, _ACCESS_ERRORS)]
+            lines = [event["message"] for event in self._logs.events(there, answered_5xx(fields.gateway_status))]
         except self._no_such_group:
             return GatewayLog(summary=f"log group {group} does not exist")
         except TooMuchError:
             return GatewayLog(summary=f"{group} holds more lines than can be read at once: take a shorter window")
-        routes = _most(_route(line, window.stage.gateway.stage) for line in lines)
+        routes = _most(_route(line, fields, window.stage.gateway.stage) for line in lines)
         told = ", ".join(f"{route} ({count})" for route, count in routes.items()) or "none"
         return GatewayLog(summary=f"routes that answered 5xx: {told}", routes=routes)
 
@@ -314,21 +311,9 @@ def _most(names: Iterable[str | None]) -> dict[str, int]:
     return dict(Counter(name for name in names if name is not None).most_common(_MOST_ROUTES))
 
 
-def _field(line: str, read: Callable[[dict[str, Any]], str | None]) -> str | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return read(record) if isinstance(record, dict) else None
-
-
-def _client(line: str) -> str | None:
-    return _field(line, lambda record: str(record["apiKeyId"]) if record.get("apiKeyId") else None)
-
-
-def _route(line: str, prefix: str | None) -> str | None:
+def _route(line: str, fields: LogFields, prefix: str | None) -> str | None:
     """``GET /sessions/{id}`` of an access log line, without the stage; identifiers in the path are one route."""
-    found = _field(
-        line, lambda record: f"{record.get('method', '?')} {str(record.get('path', '?')).removeprefix(f'/{prefix}')}"
-    )
-    return _IDENTIFIER.sub("{id}", found) if found else None
+    if not (record := record_of(line)):
+        return None
+    path = (field_of(record, fields.gateway_path) or "?").removeprefix(f"/{prefix}")
+    return _IDENTIFIER.sub("{id}", f"{field_of(record, fields.gateway_method) or '?'} {path}")

@@ -13,6 +13,7 @@ import httpx
 from temporalio.testing import ActivityEnvironment
 
 from activities.canary import Canary, Measure, count
+from activities.stage import LogFields
 from tests.activities.site import Site
 
 
@@ -96,6 +97,32 @@ def test_real_requests_by_version(new_site: Callable[[], Site]) -> None:
     assert statuses[502] > 3
     assert (old.timed, new.timed) == (old.invocations, new.invocations - new.errors)
     assert f"version 2: {new.errors} errors of {new.invocations}" in found.summary
+
+
+def test_the_apis_own_name_of_the_status_is_asked_for(new_site: Callable[[], Site]) -> None:
+    """A failure that the code answers itself is in its own log only, under the name that the settings say."""
+    site, now = new_site(), datetime.now(UTC)
+    group, stream = f"/aws/lambda/own-{site.name}", f"{now:%Y/%m/%d}/[1]x"
+    site.aws.logs.create_log_group(logGroupName=group)
+    site.aws.logs.create_log_stream(logGroupName=group, logStreamName=stream)
+    answers: list[int | str] = [200, 503, "502", 404, "200"]
+    lines = [
+        said
+        for number, status in enumerate(answers)
+        for said in (
+            json.dumps({"statusCode": 500, "response": {"status": status}}),
+            f"REPORT RequestId: {number}-2\tDuration: 5 ms\tBilled Duration: 6 ms",
+        )
+    ]
+    began = round(now.timestamp() * 1000) - 1000
+    events: Any = [{"timestamp": began + at, "message": line} for at, line in enumerate(lines)]
+    site.aws.logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=events)
+    fields = LogFields(status="response.status")
+    stage = site.stage().model_copy(update={"log_group": group, "log_fields": fields})
+    asked = Measure(stage=stage, start=now - timedelta(minutes=1), end=now, versions=("1",))
+    counts = ActivityEnvironment().run(Canary(site.aws.logs).measure, asked).counts["1"]
+    assert counts is not None
+    assert (counts.invocations, counts.errors) == (5, 2)
 
 
 def test_not_measured_is_not_zero(new_site: Callable[[], Site]) -> None:

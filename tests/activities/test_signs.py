@@ -15,6 +15,7 @@ from activities.clients import Aws
 from activities.metrics import Window
 from activities.secret_refs import SecretResolver
 from activities.signs import DeploymentsQuery, Signs
+from activities.stage import LogFields
 from tests.activities.site import Site, environment
 
 
@@ -58,7 +59,11 @@ def test_real_traffic_is_counted_and_told_apart(site: Site, aws: Aws, signs: Sig
     assert [chart.title for chart in charts] == ["Errors a minute", "Duration of invocations"]
 
 
-def test_routes_of_the_access_log(site: Site, aws: Aws, signs: Signs) -> None:
+OWN_NAMES = {"gateway_status": "answer.code", "gateway_method": "verb", "gateway_path": "uri"}
+
+
+@pytest.mark.parametrize("own", [{}, OWN_NAMES], ids=["usual names", "own names"])
+def test_routes_of_the_access_log(site: Site, aws: Aws, signs: Signs, own: dict[str, str]) -> None:
     group = f"/aws/apigateway/{site.name}"
     aws.logs.create_log_group(logGroupName=group)
     aws.logs.create_log_stream(logGroupName=group, logStreamName="s")
@@ -70,17 +75,35 @@ def test_routes_of_the_access_log(site: Site, aws: Aws, signs: Signs) -> None:
         logEvents=[
             {
                 "timestamp": int(time.time() * 1000),
-                "message": json.dumps({"method": "GET", "path": prefix + path, "status": status}),
+                "message": json.dumps(
+                    {"verb": "GET", "uri": prefix + path, "answer": {"code": status}}
+                    if own
+                    else {"method": "GET", "path": prefix + path, "status": status}
+                ),
             }
             for path, status in zip(paths, answers, strict=True)
         ],
     )
     there = window(site)
     gateway = there.stage.gateway.model_copy(update={"log_group": group})
-    there = there.model_copy(update={"stage": there.stage.model_copy(update={"gateway": gateway})})
+    named = {"gateway": gateway, "log_fields": LogFields.model_validate(own)}
+    there = there.model_copy(update={"stage": there.stage.model_copy(update=named)})
     seen = environment().run(signs.gateway_log, there)
     assert seen.routes == {"GET /sessions/{id}": 2, "GET /sessions": 1}
     assert "no access log" in environment().run(signs.gateway_log, window(site)).summary
+
+
+def test_clients_of_failed_requests_are_known_by_the_apis_own_name_for_them(site: Site, aws: Aws, signs: Signs) -> None:
+    group, at = f"/aws/lambda/own-{site.name}", int(time.time() * 1000)
+    aws.logs.create_log_group(logGroupName=group)
+    aws.logs.create_log_stream(logGroupName=group, logStreamName="s")
+    said = [{"level": "ERROR", "caller": {"id": name}} for name in ("web", "web", "ios", None)]
+    lines: Any = [{"timestamp": at, "message": json.dumps(one)} for one in said]
+    aws.logs.put_log_events(logGroupName=group, logStreamName="s", logEvents=lines)
+    there = window(site)
+    own = {"log_group": group, "log_fields": LogFields(client="caller.id")}
+    seen = environment().run(signs.logs, there.model_copy(update={"stage": there.stage.model_copy(update=own)}))
+    assert seen.clients == {"web": 2, "ios": 1}
 
 
 def test_deployments_since(site: Site, signs: Signs) -> None:
