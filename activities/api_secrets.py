@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from activities import commands
-from activities.errors import lasting
+from activities.errors import RENEWAL, lasting, passing
 from activities.functions import Functions
 from activities.secret_refs import SecretResolver
 from activities.stage import RotatedSecret, Stage
@@ -36,7 +36,7 @@ class ApiSecrets:
         """The value that the next deployment gives to the API.
 
         Raises:
-            SecretUnusable: there is none.
+            SecretUnusable: there is none; or, retryable, because sst could not be asked.
         """
         if stage.deploy.engine != "sst":
             ref = _ref(stage, secret)
@@ -46,12 +46,20 @@ class ApiSecrets:
         code, output = commands.private(
             [commands.program("sst", directory), "secret", "list", "--stage", stage.name], directory
         )
+        asked = f"'sst secret list --stage {stage.name}'"
+        if code != 0:  # it says no more, be it its credentials, the network or that no secret was ever set
+            ended = "gave no answer" if code is None else f"failed with exit code {code}"
+            raise passing(
+                f"{asked} {ended}. Try it by hand: renew the worker's AWS credentials, or set {secret.name} if no "
+                "secret is set yet",
+                type="SecretUnusable",
+                retry_after=RENEWAL,
+            )
         found = dict(line.partition("=")[::2] for line in output.splitlines() if not line.startswith("#"))
         value = found.get(secret.name, "").strip()
-        if code != 0 or not value:
+        if not value:
             raise lasting(
-                f"'sst secret list --stage {stage.name}' shows no value of {secret.name} (exit code {code}). "
-                "Set it once by hand, or correct its name in the settings",
+                f"{asked} shows no value of {secret.name}. Set it once by hand, or correct its name in the settings",
                 type="SecretUnusable",
             )
         return value
@@ -61,7 +69,7 @@ class ApiSecrets:
 
         Raises:
             EmptySecret: sst would store it and report success.
-            SecretNotSet: the command failed.
+            SecretNotSet: the command failed; retryable.
         """
         if not value.strip():
             raise lasting(f"an empty value for {secret.name} is refused", type="EmptySecret")
@@ -75,10 +83,11 @@ class ApiSecrets:
             argv = [commands.program("sst", directory), "secret", "set", secret.name, "--stage", stage.name]
             ended = workspace.run(argv, directory, stage.deploy.timeout, f"setting {secret.name}", given=value)
         if ended.code != 0:
-            raise lasting(
+            raise passing(
                 f"'sst secret set {secret.name} --stage {stage.name}' failed with exit code {ended.code}. "
                 "Try it by hand with a value from standard input",
                 type="SecretNotSet",
+                retry_after=RENEWAL,
             )
         return True
 

@@ -9,30 +9,27 @@ from typing import TYPE_CHECKING
 
 from temporalio import activity
 
-from activities.errors import classified, lasting, passing
-from activities.progress import pause
+from activities.errors import classified, lasting
+from activities.insights import MOST_ROWS, Insights, Row, whole
 from activities.rotation_models import KeyUsage, KeyUse, UsageQuery
 
 if TYPE_CHECKING:
     from mypy_boto3_logs import CloudWatchLogsClient
 
-_ROWS = 10_000
-"""Most rows that Logs Insights returns. A span of time that fills them is asked again in halves."""
 _SPAN = timedelta(days=1)
+"""A span whose answer fills all the rows that Logs Insights gives is asked again in halves."""
 _SHORTEST = timedelta(minutes=1)
-_ANSWER_WITHIN = 120.0
+_TO_THE_LAST = timedelta(seconds=2)
+"""An end is often now, and Insights is asked for whole seconds before it: so much later, it has the last use too."""
 _FINGERPRINT = re.compile(r"[0-9a-f]{12}")
 
 VERIFICATION = "runbooks-verification"
 """What this project calls itself when it tries keys: that is no use of them."""
 
-Row = dict[str, str]
-
 
 class KeyLog:
     def __init__(self, logs: CloudWatchLogsClient, poll: float = 0.3) -> None:
-        self._logs = logs
-        self._poll = poll
+        self._insights = Insights(logs, poll)
 
     @activity.defn(name="key_usage.look")
     @classified("count the uses of the API's keys")
@@ -41,6 +38,7 @@ class KeyLog:
 
         Raises:
             NoLog: the log group does not exist, so nothing is known.
+            InsightsBusy, InsightsFailed: see :meth:`activities.insights.Insights.ask`; retryable.
         """
         rules = asked.stage.rotation
         wrong = [key for key in asked.keys if not _FINGERPRINT.fullmatch(key)]
@@ -51,29 +49,24 @@ class KeyLog:
         by = f"{rules.key_field}, {rules.client_field}"
         query = (
             f"filter {accepted} and {rules.key_field} in [{names}] "
-            f"| stats count(*) as uses, latest(@timestamp) as last by {by} | limit {_ROWS}"
+            f"| stats count(*) as uses, latest(@timestamp) as last by {by}"
         )
         complete = True
         found: dict[tuple[str, str | None], KeyUse] = {}
-        try:
-            for rows, whole in self._pages(asked, query):
-                complete = complete and whole
-                for row in rows:
-                    if row.get(rules.client_field) == VERIFICATION:
-                        continue
-                    use = KeyUse(
-                        key=row[rules.key_field],
-                        client=row.get(rules.client_field),
-                        uses=int(float(row["uses"])),
-                        last=moment(row["last"]),
-                    )
-                    known = found.get((use.key, use.client))
-                    found[use.key, use.client] = merged(known, use) if known else use
-            named = self._named(asked)
-        except self._logs.exceptions.ResourceNotFoundException:
-            raise lasting(
-                f"log group {asked.stage.log_group} does not exist, so who uses which key is not known", type="NoLog"
-            ) from None
+        for rows, all_of_them in self._pages(asked, query):
+            complete = complete and all_of_them
+            for row in rows:
+                if row.get(rules.client_field) == VERIFICATION:
+                    continue
+                use = KeyUse(
+                    key=row[rules.key_field],
+                    client=row.get(rules.client_field),
+                    uses=whole(row, "uses"),
+                    last=moment(row["last"]),
+                )
+                known = found.get((use.key, use.client))
+                found[use.key, use.client] = merged(known, use) if known else use
+        named = self._named(asked)
         uses = tuple(sorted(found.values(), key=lambda use: (use.key, use.client or "")))
         total = sum(use.uses for use in uses)
         clients = len({use.client for use in uses})
@@ -86,18 +79,16 @@ class KeyLog:
 
     def _named(self, asked: UsageQuery) -> int:
         query = f"filter ispresent({asked.stage.rotation.key_field}) | stats count(*) as uses"
-        return sum(int(float(row["uses"])) for row in self._ask(asked, query, asked.start, asked.end))
+        return sum(whole(row, "uses") for row in self._ask(asked, query, asked.start, asked.end + _TO_THE_LAST))
 
     def _pages(self, asked: UsageQuery, query: str) -> Iterator[tuple[list[Row], bool]]:
         """The rows span by span, each with whether it was read whole."""
-        spans = [
-            (asked.start + n * _SPAN, min(asked.start + (n + 1) * _SPAN, asked.end))
-            for n in range(max(1, -(-(asked.end - asked.start) // _SPAN)))
-        ]
+        starts = [asked.start + n * _SPAN for n in range(max(1, -(-(asked.end - asked.start) // _SPAN)))]
+        spans = list(zip(starts, [*starts[1:], asked.end + _TO_THE_LAST], strict=True))
         while spans:
             start, end = spans.pop(0)
             rows = self._ask(asked, query, start, end)
-            full = len(rows) >= _ROWS
+            full = len(rows) >= MOST_ROWS
             if full and end - start > 2 * _SHORTEST:
                 middle = start + (end - start) / 2
                 spans[:0] = [(start, middle), (middle, end)]
@@ -105,21 +96,11 @@ class KeyLog:
             yield rows, not full
 
     def _ask(self, asked: UsageQuery, query: str, start: datetime, end: datetime) -> list[Row]:
-        started = self._logs.start_query(
-            logGroupName=asked.stage.log_group,
-            startTime=int(start.timestamp()),
-            endTime=int(end.timestamp()) + 1,
-            queryString=query,
-        )
-        waited = 0.0
-        while True:
-            answer = self._logs.get_query_results(queryId=started["queryId"])
-            if answer["status"] == "Complete":
-                return [{cell["field"]: cell["value"] for cell in row} for row in answer["results"]]
-            if answer["status"] not in ("Scheduled", "Running", "Unknown") or waited > _ANSWER_WITHIN:
-                raise passing(f"Logs Insights ended the query as {answer['status']}", type="QueryFailed")
-            pause(self._poll, f"reading {asked.stage.log_group}", until=end.isoformat())
-            waited += self._poll
+        group = asked.stage.log_group
+        rows = self._insights.ask(group, query, start, end)
+        if rows is None:
+            raise lasting(f"log group {group} does not exist, so who uses which key is not known", type="NoLog")
+        return rows
 
 
 def merged(one: KeyUse, other: KeyUse) -> KeyUse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.api_secrets import ApiSecrets
 from activities.clients import Aws
+from activities.errors import RENEWAL
 from activities.secret_refs import SecretResolver
 from activities.stage import RotatedSecret, Stage
 from tests.activities.site import Site, environment
@@ -66,8 +68,32 @@ def test_sst_that_fails_repeats_no_value(site: Site, secrets: ApiSecrets, path: 
     write(path / "sst", 'case "$*" in *list*) echo "ApiKeys=x";; *) cat; exit 1;; esac')
     with pytest.raises(ApplicationError) as failed:
         environment().run(secrets.write, stage, KEYS, SECRET)
-    assert failed.value.type == "SecretNotSet"
+    assert (failed.value.type, failed.value.non_retryable) == ("SecretNotSet", False)
     assert SECRET not in failed.value.message
+
+
+def test_sst_that_cannot_ask_is_asked_again_and_one_that_shows_no_value_is_not(
+    site: Site, secrets: ApiSecrets, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Expired credentials, a network that is away: the way back of a rotation must not end with them."""
+    stage, run = with_sst(site), environment().run
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        patch.setenv("AWS_MAX_ATTEMPTS", "1")
+        with pytest.raises(ApplicationError, match=r"failed with exit code 1\. Try it by hand") as away:
+            run(secrets.read, stage, KEYS)
+    write(path / "sst", "exec sleep 60")
+    with monkeypatch.context() as patch:
+        patch.setattr("activities.commands._QUICK", 0.2)
+        with pytest.raises(ApplicationError, match="gave no answer") as silent:
+            run(secrets.read, stage, KEYS)
+    for failed in (away, silent):
+        assert (failed.value.type, failed.value.next_retry_delay) == ("SecretUnusable", timedelta(seconds=RENEWAL))
+        assert not failed.value.non_retryable
+    write(path / "sst", 'echo "# app/stage"; echo "Others=x"')
+    with pytest.raises(ApplicationError, match="shows no value of ApiKeys") as wrong:
+        run(secrets.read, stage, KEYS)
+    assert (wrong.value.type, wrong.value.non_retryable) == ("SecretUnusable", True)
 
 
 def test_other_engines_have_it_where_the_settings_say(site: Site, secrets: ApiSecrets, aws: Aws) -> None:
