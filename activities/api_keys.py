@@ -203,6 +203,8 @@ class ApiKeys:
         wanted = ",".join(dict.fromkeys(new + rest))
         version = version_of(order.rotation, "overlap" if keep_old else "new")
         value = self._staged.stage(secret.store, version, lambda: wanted, parts=lambda _value: new)
+        staged = split(value)  # perhaps weeks ago
+        value = ",".join([value, *(key for key in rest if key not in staged)])
         return value, self._secrets.write(stage, secret, value)
 
     def _former(self, order: PutKeysBack, present: str, new: set[Fingerprint]) -> str:

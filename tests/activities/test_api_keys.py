@@ -217,6 +217,23 @@ def test_the_old_keys_are_accepted_again_when_their_removal_fails(ground: Ground
     assert ground.deployed == ["accept-again"]
 
 
+def test_a_key_that_somebody_added_in_the_grace_survives_a_removal_and_its_undo(ground: Ground) -> None:
+    new = ground.create()
+    ground.accept(keep_old=True)
+    foreign = new_api_key()
+    ground.put(",".join([*ground.stored(), foreign]))
+    assert ground.accept(keep_old=True).foreign == (fingerprint(foreign),), "also when the list is only set again"
+    assert ground.accept(keep_old=False).foreign == (fingerprint(foreign),)
+    assert {fingerprint(key) for key in ground.stored()} == {*new.values(), fingerprint(foreign)}
+    late = new_api_key()
+    ground.put(",".join([*ground.stored(), late]))
+    ground.accept(keep_old=False)
+    assert ground.stored()[-1] == late, "a repeated attempt keeps what came since the first"
+    run(ground.keys.accept_again, AcceptAgain(**ground.order.model_dump(), old=ground.seen.accepted))
+    everybody = {*new.values(), *ground.seen.accepted, fingerprint(foreign), fingerprint(late)}
+    assert {fingerprint(key) for key in ground.live} == everybody
+
+
 def test_published_examples_among_the_accepted_keys_are_told(ground: Ground) -> None:
     ground.put(f"{ground.old[0]},550e8400-e29b-41d4-a716-446655440000")
     (problem,) = run(ground.keys.look, ground.stage).problems
