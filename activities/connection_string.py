@@ -92,7 +92,8 @@ class ConnectionString:
         Raises:
             NotReadable: it is not.
             NotWritable: the secret is in a file or variable that this project does not write.
-            CodeDiffers, TrafficSplit: the live code cannot be published once more, which starts its environments anew.
+            CodeDiffers, SettingsDiffer, TrafficSplit, VariablesHidden: what is live cannot be published once more,
+                which is how its environments are started anew.
         """
         stage, ref = order.stage, order.stage.database.uri
         self._resolver.forget(ref)

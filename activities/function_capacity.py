@@ -121,12 +121,13 @@ class FunctionCapacity:
         reserved = self._functions.reserved(stage)
         limits = self._lambda.get_account_settings().get("AccountLimit", {})
         free = limits.get("UnreservedConcurrentExecutions")
-        problem = self._functions.reissue_problem(stage, live)
+        problem, differing = self._functions.reissue_problem(stage, live), self._functions.unpublished(stage, live)
         provisioned = self._functions.provisioned(stage) if live.routing else None
         limit = "no limit of its own" if reserved is None else f"at most {reserved} calls at once"
         ready = f", {provisioned} environments kept ready" if provisioned else ""
+        back = f"; its unpublished {', '.join(differing)} would be set back to what is live" if differing else ""
         return FunctionState(
-            summary=f"version {live.version}, {config['MemorySize']} MB, {config['Timeout']} s, {limit}{ready}",
+            summary=f"version {live.version}, {config['MemorySize']} MB, {config['Timeout']} s, {limit}{ready}{back}",
             version=live.version,
             release=live.release,
             memory_mb=config["MemorySize"],
@@ -165,7 +166,7 @@ class FunctionCapacity:
     @activity.defn(name="functions.restart")
     @classified("start the function's environments anew")
     def restart(self, order: RestartOrder) -> Restarted:
-        """Change one variable in the merged map and publish, so that no call reaches an environment that ran before.
+        """Change one variable of what is live and publish, so that no call reaches an environment that ran before.
 
         Never by emptying the variables: that leaves the function running without its secrets.
         """

@@ -5,8 +5,10 @@ The environment of a function may hold secrets, so only its ``RELEASE`` variable
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import botocore.exceptions
 from pydantic import Field
@@ -159,68 +161,66 @@ class Functions:
         return found.get("RequestedProvisionedConcurrentExecutions")
 
     def reissue_problem(self, stage: Stage, live: Live) -> ApplicationError | None:
-        """Why the live code cannot be published once more with other settings; ``None`` when it can."""
-        if live.routing is None:
-            return None
-        if live.routing.weights:
-            return lasting(
-                f"the traffic of {stage.function} is split: {live.routing.described()}. End that first",
-                type="TrafficSplit",
-            )
-        newest = self._lambda.get_function_configuration(FunctionName=stage.function)
-        if newest["CodeSha256"] != live.code_sha256:
-            return lasting(
-                f"the unpublished code of {stage.function} is not what is live, so its environments cannot be started "
-                "anew without deploying it. Deploy the live release, then start again",
-                type="CodeDiffers",
-            )
-        return None
+        """Why what is live cannot be published once more with other settings; ``None`` when it can."""
+        return _problem(stage, live, *self._configurations(stage, live))
+
+    def unpublished(self, stage: Stage, live: Live) -> tuple[str, ...]:
+        """Names of the settings that :meth:`reissue` sets back: the unpublished code has others than what is live.
+
+        So it is after the alias went back to an earlier version, and when somebody changed them by hand.
+        """
+        serving, newest = self._configurations(stage, live)
+        mark = _variables(newest).get(RESTARTED_VARIABLE)  # it means nothing
+        return tuple(_differing(_wanted(serving, {RESTARTED_VARIABLE: mark}, None), newest))
 
     def reissue(
         self, stage: Stage, poll: float, *, variables: dict[str, str | None], memory_mb: int | None = None
     ) -> tuple[str, bool]:
-        """Publish the live code once more with these settings, and let the alias serve that.
+        """Publish what is live once more, with these settings, and let the alias serve that.
 
         Settings of a published version cannot be changed, so its environments are started anew by a new version. What
-        is not named stays as it is: the map of variables is merged, and ``None`` takes one away.
+        is not named is as in the version that serves, which is not always what the unpublished code has: see
+        :meth:`unpublished`. The map of variables is merged, and ``None`` takes one away.
 
         Returns:
             The version that serves, and whether it was made for this.
 
         Raises:
-            CodeDiffers, TrafficSplit: see :meth:`reissue_problem`.
+            CodeDiffers, SettingsDiffer, TrafficSplit, VariablesHidden: see :meth:`reissue_problem`.
             FunctionChanged: somebody changed the function in between; retryable, because the caller looks again.
         """
         live = self.live(stage)
-        serving = self._lambda.get_function_configuration(FunctionName=stage.function, Qualifier=live.version)
+        serving, _ = self._configurations(stage, live)
         if _has(serving, variables, memory_mb):
             return live.version, False
-        if problem := self.reissue_problem(stage, live):
+        newest = self.settle(stage, poll)
+        if problem := _problem(stage, live, serving, newest):
             raise problem
-        self.settle(stage, poll)
-        newest = self._lambda.get_function_configuration(FunctionName=stage.function)
-        if not _has(newest, variables, memory_mb):
-            merged = {**newest.get("Environment", {}).get("Variables", {}), **variables}
-            try:
+        wanted = _wanted(serving, variables, memory_mb)
+        if changes := _differing(wanted, newest):
+            with _unless_changed(stage):
                 self._lambda.update_function_configuration(
-                    FunctionName=stage.function,
-                    MemorySize=memory_mb or newest["MemorySize"],
-                    Environment={"Variables": {name: value for name, value in merged.items() if value is not None}},
-                    RevisionId=newest["RevisionId"],
+                    FunctionName=stage.function, RevisionId=newest["RevisionId"], **changes
                 )
-            except botocore.exceptions.ClientError as error:
-                if error.response.get("Error", {}).get("Code") in _CHANGED_MEANWHILE:
-                    raise passing(
-                        f"{stage.function} was changed by somebody else just now; looking again", type="FunctionChanged"
-                    ) from None
-                raise
-            self.settle(stage, poll)
+            newest = self.settle(stage, poll)
         if live.routing is None:
             return live.version, True
-        published = self._lambda.publish_version(FunctionName=stage.function, CodeSha256=live.code_sha256)["Version"]
+        if _problem(stage, live, serving, newest) or _differing(wanted, newest):
+            raise _changed(stage)
+        with _unless_changed(stage):
+            published = self._lambda.publish_version(
+                FunctionName=stage.function, CodeSha256=live.code_sha256, RevisionId=newest["RevisionId"]
+            )["Version"]
         self._ready(stage, published, poll)
         self.point(stage, live.routing.model_copy(update={"version": published}))
         return published, True
+
+    def _configurations(
+        self, stage: Stage, live: Live
+    ) -> tuple[FunctionConfigurationResponseTypeDef, FunctionConfigurationResponseTypeDef]:
+        """Of the version that serves, and of the unpublished code."""
+        serving = self._lambda.get_function_configuration(FunctionName=stage.function, Qualifier=live.version)
+        return serving, self._lambda.get_function_configuration(FunctionName=stage.function)
 
     def _ready(self, stage: Stage, version: str, poll: float) -> None:
         """Wait until a version that was just published may serve."""
@@ -233,8 +233,8 @@ class Functions:
             waited += poll
         raise passing(f"version {version} of {stage.function} is still pending", type="FunctionBusy")
 
-    def settle(self, stage: Stage, poll: float) -> None:
-        """Wait until no update of the function is under way.
+    def settle(self, stage: Stage, poll: float) -> FunctionConfigurationResponseTypeDef:
+        """Wait until no update of the function is under way, and return what it then is, not yet published.
 
         Raises:
             FunctionBusy: it is still updating after two minutes.
@@ -243,7 +243,7 @@ class Functions:
         while waited < _SETTLE_SECONDS:
             found = self._lambda.get_function_configuration(FunctionName=stage.function)
             if found.get("LastUpdateStatus") != "InProgress" and found.get("State") != "Pending":
-                return
+                return found
             pause(poll, f"waiting for {stage.function} to finish its update")
             waited += poll
         raise passing(f"{stage.function} is still updating after {_SETTLE_SECONDS:.0f} s", type="FunctionBusy")
@@ -251,9 +251,109 @@ class Functions:
 
 _CHANGED_MEANWHILE = ("PreconditionFailedException", "ResourceConflictException")
 
+_SETTABLE = ("Runtime", "Handler", "Timeout", "EphemeralStorage", "TracingConfig", "LoggingConfig")
+"""With memory and variables, what the unpublished code is given of the version that serves before it is published."""
+
+_FIXED = (
+    "PackageType",
+    "Architectures",
+    "ImageConfigResponse",
+    "Role",
+    "VpcConfig",
+    "Layers",
+    "KMSKeyArn",
+    "DeadLetterConfig",
+    "FileSystemConfigs",
+    "SnapStart",
+)
+"""What it is not given: changing these takes rights in other services, iam:PassRole above all, or a new package."""
+
+
+def _problem(
+    stage: Stage,
+    live: Live,
+    serving: FunctionConfigurationResponseTypeDef,
+    newest: FunctionConfigurationResponseTypeDef,
+) -> ApplicationError | None:
+    if "Error" in serving.get("Environment", {}):
+        return lasting(
+            f"AWS does not show the variables of {stage.function}, and to change one is to write all of them. Give the "
+            "worker's role kms:Decrypt of the function's key",
+            type="VariablesHidden",
+        )
+    if live.routing is None:
+        return None
+    if live.routing.weights:
+        return lasting(
+            f"the traffic of {stage.function} is split: {live.routing.described()}. End that first",
+            type="TrafficSplit",
+        )
+    if newest["CodeSha256"] != live.code_sha256:
+        return lasting(
+            f"the unpublished code of {stage.function} is not what is live, so its environments cannot be started "
+            "anew without deploying it. Deploy the live release, then start again",
+            type="CodeDiffers",
+        )
+    differing = [name for name in _FIXED if _fixed(serving, name) != _fixed(newest, name)]
+    if differing:
+        return lasting(
+            f"the unpublished code of {stage.function} has another {' and '.join(differing)} than what is live, which "
+            "would go live with it. Deploy the live release, then start again",
+            type="SettingsDiffer",
+        )
+    return None
+
+
+def _fixed(found: FunctionConfigurationResponseTypeDef, name: str) -> Any:
+    """A setting to be compared: what is empty is as if it were absent, and what AWS says about it is left out."""
+    value: Any = dict(found).get(name)
+    if name == "SnapStart":
+        return (value or {}).get("ApplyOn", "None")
+    if name == "Layers":
+        return [layer["Arn"] for layer in value or ()]
+    if isinstance(value, dict):
+        value = {key: part for key, part in value.items() if part}
+    return value or None
+
+
+def _wanted(
+    serving: FunctionConfigurationResponseTypeDef, variables: dict[str, str | None], memory_mb: int | None
+) -> dict[str, Any]:
+    """The settings of the version that serves, but for what is to be changed."""
+    merged = {**_variables(serving), **variables}
+    return {
+        **{name: value for name, value in dict(serving).items() if name in _SETTABLE},
+        "MemorySize": memory_mb or serving["MemorySize"],
+        "Environment": {"Variables": {name: value for name, value in merged.items() if value is not None}},
+    }
+
+
+def _differing(wanted: dict[str, Any], found: FunctionConfigurationResponseTypeDef) -> dict[str, Any]:
+    """Of the wanted settings those that were not found so: no other is named in a change."""
+    has = {**dict(found), "Environment": {"Variables": _variables(found)}}
+    return {name: value for name, value in wanted.items() if has.get(name) != value}
+
+
+def _variables(found: FunctionConfigurationResponseTypeDef) -> dict[str, str]:
+    return dict(found.get("Environment", {}).get("Variables", {}))
+
+
+def _changed(stage: Stage) -> ApplicationError:
+    return passing(f"{stage.function} was changed by somebody else just now; looking again", type="FunctionChanged")
+
+
+@contextlib.contextmanager
+def _unless_changed(stage: Stage) -> Iterator[None]:
+    try:
+        yield
+    except botocore.exceptions.ClientError as error:
+        if error.response.get("Error", {}).get("Code") in _CHANGED_MEANWHILE:
+            raise _changed(stage) from None
+        raise
+
 
 def _has(found: FunctionConfigurationResponseTypeDef, variables: dict[str, str | None], memory_mb: int | None) -> bool:
-    has = found.get("Environment", {}).get("Variables", {})
+    has = _variables(found)
     return memory_mb in (None, found.get("MemorySize")) and all(has.get(name) == v for name, v in variables.items())
 
 

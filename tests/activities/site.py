@@ -133,6 +133,19 @@ class Site:
         live = self.aws.functions.get_function_configuration(FunctionName=self.service, Qualifier=ALIAS)
         return live["Environment"]["Variables"]["RELEASE"]
 
+    def take_settings_back(self) -> dict[str, Any]:
+        """A release of the same code with bad settings comes and is rolled back by the alias; returns what is live."""
+        functions, name = self.aws.functions, self.service
+        live = dict(functions.get_function_configuration(FunctionName=name, Qualifier=ALIAS))
+        bad = live["Environment"]["Variables"] | {"RELEASE": "bad", "LOG_LEVEL": "nonsense"}
+        functions.update_function_configuration(
+            FunctionName=name, Timeout=3, MemorySize=256, Environment={"Variables": bad}
+        )
+        functions.get_waiter("function_updated_v2").wait(FunctionName=name)
+        for version in (functions.publish_version(FunctionName=name)["Version"], live["Version"]):
+            functions.update_alias(FunctionName=name, Name=ALIAS, FunctionVersion=version)
+        return live
+
     def custom_resource(self, code: str) -> dict[str, Any]:
         """A resource that stands for whatever this Lambda code does when CloudFormation changes it."""
         name = f"{self.service}-custom"

@@ -131,6 +131,18 @@ def test_code_that_is_not_live_is_not_deployed_on_the_way(repointed: Repointed, 
     assert (repointed.value(), repointed.live()) == (repointed.was, live)
 
 
+def test_settings_that_were_taken_back_do_not_come_along(site: Site, aws: Aws, wire_database: str) -> None:
+    live = site.take_settings_back()
+    made = Repointed(site, aws, wire_database)
+    for key, database in (("there", f"{made.name}_restored"), ("undo", f"{made.name}_restored")):
+        version = made.repoint(database, key).version
+        variables = made.variables(version)
+        assert variables.pop("RUNBOOKS_RESTARTED")
+        assert (made.live(), variables) == (version, live["Environment"]["Variables"])
+    made.mongo.drop_database(f"{made.name}_restored")
+    made.mongo.close()
+
+
 def other_code() -> bytes:
     import io
     import zipfile

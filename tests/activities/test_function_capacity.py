@@ -8,6 +8,7 @@ import pytest
 from temporalio.exceptions import ApplicationError
 
 from activities.alarms import AlarmSettings, Threshold, UtilisationAlarm, utilisation_name
+from activities.deployment_models import DeployAgain
 from activities.function_capacity import ApplyOrder, FunctionCapacity, LimitOrder, RestartOrder, Setting
 from activities.stage import SourceFacts, Stage
 from tests.activities.site import POLL, Site, environment
@@ -97,15 +98,92 @@ def test_a_restart_is_made_once_a_key_and_keeps_every_variable(
     site: Site, stage: Stage, capacity: FunctionCapacity
 ) -> None:
     before = live(site)
-
-    def restart(key: str) -> Any:
-        return environment().run(capacity.restart, RestartOrder(stage=stage, key=key))
-
-    first, again, other = restart("one"), restart("one"), restart("two")
+    first, again, other = (restart(capacity, stage, key) for key in ("one", "one", "two"))
     assert (first.changed, again.changed, other.changed) == (True, False, True)
     assert first.version == again.version != other.version
     variables = live(site)["Environment"]["Variables"]
     assert {name: variables[name] for name in before["Environment"]["Variables"]} == before["Environment"]["Variables"]
+
+
+def settings(found: dict[str, Any]) -> dict[str, Any]:
+    """What a release decides, without what a restart writes."""
+    variables = {n: v for n, v in found["Environment"]["Variables"].items() if n != "RUNBOOKS_RESTARTED"}
+    return {"variables": variables, "memory": found["MemorySize"], "timeout": found["Timeout"]}
+
+
+def restart(capacity: FunctionCapacity, stage: Stage, key: str = "one") -> Any:
+    return environment().run(capacity.restart, RestartOrder(stage=stage, key=key))
+
+
+@pytest.mark.parametrize("by", ["restart", "again", "apply"])
+def test_settings_that_were_taken_back_stay_taken_back(
+    site: Site, stage: Stage, capacity: FunctionCapacity, by: str
+) -> None:
+    """A release that changed settings only was rolled back by the alias: its code is live, its settings are not."""
+    before = site.take_settings_back()
+    found = environment().run(capacity.capacity, stage)
+    assert found.reissue_problem is None
+    assert "unpublished Timeout, MemorySize, Environment would be set back to what is live" in found.summary
+    expected = settings(before)
+    if by == "restart":
+        restart(capacity, stage)
+    elif by == "again":
+        environment().run(site.deployments.again, DeployAgain(stage=stage, deployment_id="a-rotation/again"))
+    else:
+        apply(capacity, stage, memory_mb=1024)
+        assert settings(live(site)) == expected | {"memory": 1024}
+        apply(capacity, stage, Setting(memory_mb=1024), memory_mb=before["MemorySize"])
+    assert live(site)["Version"] != before["Version"]
+    assert settings(live(site)) == expected
+    assert "set back" not in environment().run(capacity.capacity, stage).summary
+
+
+def test_a_setting_that_cannot_be_set_back_does_not_go_live(
+    site: Site, stage: Stage, capacity: FunctionCapacity
+) -> None:
+    before, functions = live(site), site.aws.functions
+    functions.update_function_configuration(FunctionName=site.service, Role="arn:aws:iam::123456789012:role/other")
+    with pytest.raises(ApplicationError, match="has another Role than what is live") as refused:
+        restart(capacity, stage)
+    assert (refused.value.type, refused.value.non_retryable) == ("SettingsDiffer", True)
+    assert live(site)["Version"] == before["Version"]
+    assert "another Role" in str(environment().run(capacity.capacity, stage).reissue_problem)
+
+
+def test_a_change_between_the_look_and_the_publication_does_not_go_live(
+    site: Site, stage: Stage, capacity: FunctionCapacity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, functions = live(site), site.aws.functions
+    publish = functions.publish_version
+
+    def meanwhile(**asked: Any) -> Any:
+        functions.update_function_configuration(FunctionName=site.service, Timeout=1)
+        return publish(**asked)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(functions, "publish_version", meanwhile)
+        with pytest.raises(ApplicationError) as changed:
+            restart(capacity, stage)
+    assert (changed.value.type, changed.value.non_retryable) == ("FunctionChanged", False)
+    assert live(site)["Version"] == before["Version"]
+    assert restart(capacity, stage).changed
+    assert settings(live(site)) == settings(before)
+
+
+def test_variables_that_are_not_shown_are_not_written(
+    site: Site, stage: Stage, capacity: FunctionCapacity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So AWS answers a role that may not decrypt them: a map that is merged with it would wipe them."""
+    before, functions = live(site), site.aws.functions
+    shown = functions.get_function_configuration
+    hidden = {"Error": {"ErrorCode": "AccessDeniedException", "Message": "Lambda was unable to decrypt"}}
+    with monkeypatch.context() as patch:
+        patch.setattr(functions, "get_function_configuration", lambda **asked: shown(**asked) | {"Environment": hidden})
+        with pytest.raises(ApplicationError, match="kms:Decrypt") as refused:
+            restart(capacity, stage)
+    assert (refused.value.type, refused.value.non_retryable) == ("VariablesHidden", True)
+    for found in (live(site), dict(functions.get_function_configuration(FunctionName=site.service))):
+        assert settings(found) == settings(before)
 
 
 def test_only_the_threshold_of_an_alarm_changes(site: Site, stage: Stage) -> None:
