@@ -62,6 +62,7 @@ class RotationLog:
                 return PairFound(
                     summary=f"{other.secret} is being rotated by {other.run}, until {other.overlap_until:%Y-%m-%d}",
                     blocked=True,
+                    until=other.overlap_until,
                 )
             recent = other.started_at > mine.started_at - asked.overlap
             if other.status == "completed" and other.secret != mine.secret and recent:
@@ -69,6 +70,7 @@ class RotationLog:
                     summary=f"{other.secret}, of the same pair, was rotated from {other.started_at:%Y-%m-%d %H:%M} on, "
                     f"less than one overlap ago",
                     blocked=True,
+                    until=other.started_at + asked.overlap,
                 )
         return PairFound(summary="no other rotation of it is under way", blocked=False)
 

@@ -147,6 +147,7 @@ class PairFound(Finding):
     """Whether another member of the pair rotates, or has just been rotated."""
 
     blocked: bool
+    until: datetime | None = Field(None, description="When its overlap is over, as far as the log knows")
 
 
 class LastQuery(Facts):

@@ -47,6 +47,11 @@ def schedule_id(runbook: str, stage: str) -> str:
     return f"{PREFIX}{kebab}/{stage}"
 
 
+def runs_of(schedule: str) -> str:
+    """What the ids of the runs that a schedule starts begin with; Temporal adds the moment."""
+    return f"{schedule}/run"
+
+
 class NextRun(Facts):
     """One run of a runbook at a moment to come."""
 
@@ -113,7 +118,7 @@ def once(wanted: NextRun, task_queue: str) -> Schedule:
         action=ScheduleActionStartWorkflow(
             wanted.runbook,
             wanted.input,
-            id=f"{wanted.schedule}/run",
+            id=runs_of(wanted.schedule),
             task_queue=task_queue,
             static_summary=wanted.note[:200],
         ),
@@ -141,8 +146,9 @@ def _only(value: int) -> list[ScheduleRange]:
 
 def _replacing(schedule: Schedule) -> Any:
     def update(found: ScheduleUpdateInput) -> ScheduleUpdate:
-        # Somebody who paused it meant the next run too.
-        schedule.state.paused = found.description.schedule.state.paused
+        state = found.description.schedule.state
+        if state.paused:  # somebody who paused it meant the next run too
+            schedule.state.paused, schedule.state.note = True, state.note
         return ScheduleUpdate(schedule=schedule)
 
     return update

@@ -26,7 +26,7 @@ from temporalio.client import (
 )
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
 
-from activities.schedules import PREFIX, schedule_id
+from activities.schedules import PREFIX, runs_of, schedule_id
 from activities.settings import Settings
 from activities.stage import Stage
 from starters.catalog import Catalog
@@ -186,7 +186,7 @@ def _planned(settings: Settings, cadence: Cadence, stage: Stage, model: Any) -> 
     action = ScheduleActionStartWorkflow(
         cadence.runbook,
         given,
-        id=f"{name}/run",
+        id=runs_of(name),
         task_queue=settings.task_queue,
         memo={PLAN: mark},
         typed_search_attributes=TypedSearchAttributes([SearchAttributePair(search_attributes.STAGE, stage.name)]),

@@ -45,6 +45,8 @@ class Row(BaseModel):
     last_run: str | None = None
     last_status: str | None = None
     paused: bool = False
+    over: bool = False
+    """It starts nothing any more, and no run is under way that sets its next date."""
     note: str
     applied: bool = True
 
@@ -54,7 +56,7 @@ async def apply(session: Session, catalog: Catalog) -> list[Applied]:
     planned = plan(session.settings, catalog)
     done = [await _apply(session, one) for one in planned]
     strange = leftovers(planned, [name async for name in _there(session)])
-    remedy = "its stage or runbook is gone: temporal schedule delete --schedule-id"
+    remedy = "the settings no longer ask for it: temporal schedule delete --schedule-id"
     return done + [Applied(id=name, did="not in the plan", note=f"{remedy} {name}") for name in strange]
 
 
@@ -70,7 +72,7 @@ async def _apply(session: Session, wanted: Planned) -> Applied:
     mark = await _mark(session, found.schedule)
     if mark == wanted.mark and _key(found.schedule) == _key_now(session):
         return Applied(id=wanted.id, did="unchanged", note=wanted.note)
-    if mark is None and wanted.cadence.renewed:
+    if mark is None and wanted.cadence.renewed and not _over(found):
         return Applied(id=wanted.id, did="kept", note=f"set by a run: {found.schedule.state.note or ''}")
 
     def update(before: ScheduleUpdateInput) -> ScheduleUpdate:
@@ -113,6 +115,7 @@ async def _row(session: Session, found: ScheduleDescription) -> Row:
         last_run=run.workflow_id if run else None,
         last_status=await _ended(session, run.workflow_id) if run else None,
         paused=found.schedule.state.paused,
+        over=_over(found),
         note=found.schedule.state.note or "",
     )
 
@@ -149,6 +152,11 @@ async def resume(session: Session, name: str, note: str) -> Row:
     await _required(session, handle)
     await handle.unpause(note=note)
     return await _row(session, await handle.describe())
+
+
+def _over(found: ScheduleDescription) -> bool:
+    """Whether its only date has passed, while it was paused for instance, and no run of it is there to set another."""
+    return not found.info.next_action_times and not found.info.running_actions
 
 
 async def _required(session: Session, handle: ScheduleHandle) -> None:

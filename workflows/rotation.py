@@ -7,7 +7,7 @@ again for what changes it.
 from __future__ import annotations
 
 from abc import abstractmethod
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from temporalio import workflow
@@ -17,14 +17,14 @@ from activities.deployment_models import DeployAgain
 from activities.deployments import Deployments
 from activities.rotation_log import RotationLog
 from activities.rotation_models import LastQuery, PairFound, PairQuery, RotationEntry
-from activities.schedules import NextRun, Schedules, schedule_id
+from activities.schedules import NextRun, Schedules, runs_of, schedule_id
 from activities.stage import RotatedSecret, Stage
 from activities.stages import Stages
 from workflows import policy
 from workflows.details import length
 from workflows.model import Kind, LockState, Outcome, Phase, State, StepSpec
 from workflows.rotation_model import RotationInput
-from workflows.rotation_rules import next_rotation
+from workflows.rotation_rules import next_rotation, next_try
 from workflows.runbook import Runbook
 from workflows.steps import describe
 
@@ -56,6 +56,12 @@ LAST = (
 )
 
 
+FAILED_AGAIN = timedelta(days=1)
+"""A scheduled rotation that fails before its new secret is the one in use is overdue: it begins anew so much later."""
+
+ENDED_AGAIN = timedelta(days=14)
+"""The same where people ended it. Not a week: there production's turn comes, after the stage that is rotated first."""
+
 I = TypeVar("I", bound=RotationInput)  # noqa: E741
 
 
@@ -73,6 +79,9 @@ class Rotation(Runbook[I]):
         """What stays as it is when the run ends from here, because the way back is over."""
         self._lent = False
         self._taken_up = False
+        self._in_use = False
+        """Whether the new secret is the one in use from here on, however the run ends."""
+        self._blocked_until: datetime | None = None
 
     @abstractmethod
     def overlap(self, inp: I) -> timedelta:
@@ -174,6 +183,7 @@ class Rotation(Runbook[I]):
         asked = PairQuery(entry=self.entry, overlap=overlap)
         found = cast(PairFound, await self.look("pair", RotationLog.pair, asked))
         if found.blocked:
+            self._blocked_until = found.until
             raise self.stop(
                 f"not now: {found.summary}. Wait for it, or end its overlap or abort it first", "PairRotates"
             )
@@ -223,20 +233,11 @@ class Rotation(Runbook[I]):
         """Schedule the next rotation and close the log. Returns when the next one is, for the summary."""
         now = workflow.now()
         every = self.secret.every or self.every
-        at = next_rotation(self.state.started_at, every, now, self.overlap(inp))
-        at = at.replace(microsecond=0) + timedelta(seconds=1)
+        at = _whole_second(next_rotation(self.state.started_at, every, now, self.overlap(inp)))
         said = "no next rotation was asked for"
         if inp.schedule_next:
-            kept = inp.model_dump(mode="json", exclude_defaults=True)
-            for name in ("emergency", "dry_run", "incident", "severity"):
-                kept.pop(name, None)
-            wanted = NextRun(
-                schedule=schedule_id(self.state.runbook, self.stage.name),
-                runbook=self.state.runbook,
-                input={**kept, "reason": f"every {length(every)}", "requested_by": "schedule"},
-                at=at,
-                note=f"{length(every)} after the rotation that began on {self.state.started_at:%Y-%m-%d}",
-            )
+            note = f"{length(every)} after the rotation that began on {self.state.started_at:%Y-%m-%d}"
+            wanted = self._next_run(inp, at, f"every {length(every)}", note)
             await self.change("next", Schedules.next_run, wanted, would=f"schedule the next on {at:%F}", undo=None)
             said = f"next on {at:%Y-%m-%d}"
             self.check("next", not inp.dry_run, f"{wanted.schedule}: {at:%Y-%m-%d %H:%M} UTC, overlap SKIP")
@@ -260,20 +261,77 @@ class Rotation(Runbook[I]):
             self.check("log", entered is not None, entered.location if entered else "dry run")
         return said
 
+    def _next_run(self, inp: I, at: datetime, reason: str, note: str) -> NextRun:
+        kept = inp.model_dump(mode="json", exclude_defaults=True)
+        for name in ("emergency", "dry_run", "incident", "severity"):
+            kept.pop(name, None)
+        return NextRun(
+            schedule=schedule_id(self.state.runbook, inp.stage),
+            runbook=self.state.runbook,
+            input={**kept, "reason": reason, "requested_by": "schedule"},
+            at=at,
+            note=note,
+        )
+
+    def undone_by_design(self) -> None:
+        super().undone_by_design()
+        self._in_use = True
+
     async def after_undo(self) -> str | None:
         return self.stands
 
     async def closing(self, outcome: Outcome, summary: str) -> None:
-        """However the run ends, its entry in the log is not left open."""
-        if self.entry is None or self.inp.dry_run or self.entry.status == "completed":
+        """However the run ends, its schedule goes on and its entry in the log is not left open."""
+        if outcome in (Outcome.COMPLETED, Outcome.DRY_RUN) or self.inp.dry_run:
+            return
+        next_at = await self._come_again(self.inp, outcome)
+        if self.entry is None or self.entry.status == "completed":
             return
         ended = self.entry.model_copy(
-            update={"status": "ended", "ended_at": workflow.now(), "summary": f"{outcome}: {summary}"[:2000]}
+            update={
+                "status": "ended",
+                "ended_at": workflow.now(),
+                "summary": f"{outcome}: {summary}"[:2000],
+                "next_at": next_at,
+            }
         )
         try:
             await self._run_activity("log-ended", "close the rotation log", RotationLog.enter, ended, policy.RECORD)
         except ActivityError as error:
             self.say(f"the rotation log was not closed: {describe(error)[0]}", level="error")
+
+    async def _come_again(self, inp: I, outcome: Outcome) -> datetime | None:
+        """Set the next date of the schedule that began this run: its only one has passed, or the next is far away.
+
+        A run that people began leaves the schedule as it is.
+        """
+        schedule = schedule_id(self.state.runbook, inp.stage)
+        if not inp.schedule_next or not self.state.workflow_id.startswith(runs_of(schedule)):
+            return None
+        if not workflow.patched("a-rotation-that-ends-badly-comes-again"):
+            return None
+        at = self._next_date(inp, outcome)
+        note = f"again, because the run of {self.state.started_at:%Y-%m-%d} ended as {outcome}"
+        wanted, said = self._next_run(inp, at, inp.reason, note), f"{schedule}: {at:%Y-%m-%d %H:%M} UTC, {note}"
+        step = self._find_step("next", None, Kind.CHANGE)
+        try:
+            await self._run_activity("next", "schedule the next rotation", Schedules.next_run, wanted, policy.CHANGE)
+        except ActivityError as error:
+            step.state, step.summary = State.FAILED, describe(error)[0]
+            self.say(f"no next rotation is scheduled: {step.summary}. Mend: runbooks schedules apply", level="error")
+            return None
+        step.state, step.summary = State.DONE, said
+        self.check("next", True, said)
+        self.facts["next_at"] = at.isoformat()
+        self.say(f"begins again on {at:%Y-%m-%d %H:%M} UTC")
+        return at
+
+    def _next_date(self, inp: I, outcome: Outcome) -> datetime:
+        started, now = self.state.started_at, workflow.now()
+        if self._in_use:
+            return _whole_second(next_rotation(started, self.secret.every or self.every, now, self.overlap(inp)))
+        pause = FAILED_AGAIN if outcome is Outcome.FAILED else ENDED_AGAIN
+        return _whole_second(next_try(started, max(now, self._blocked_until or now), pause))
 
     def _skip(self, step_id: str, why: str) -> None:
         step = self._find_step(step_id, None, Kind.CHANGE)
@@ -282,3 +340,8 @@ class Rotation(Runbook[I]):
 
     def enter_verifying(self) -> None:
         self._enter(Phase.VERIFYING)
+
+
+def _whole_second(at: datetime) -> datetime:
+    """A calendar knows whole seconds only: the one that follows."""
+    return at.replace(microsecond=0) + timedelta(seconds=1)

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from activities.rotation_models import KeyUse
 from activities.stage import ApiClient
 
+_DAY = timedelta(days=1)
+
 UNKNOWN = "somebody with key {key}"
 """Stands for a client that the registry does not know."""
 
@@ -138,6 +140,15 @@ def unused(last: datetime | None, switched: datetime, now: datetime, quiet: time
 def next_rotation(started: datetime, every: timedelta, closed: datetime, overlap: timedelta) -> datetime:
     """When the next rotation begins: one period after this one began, and never within one overlap of its end."""
     return max(started + every, closed + overlap)
+
+
+def next_try(started: datetime, ended: datetime, pause: timedelta) -> datetime:
+    """When what came to nothing begins anew: a pause after it ended, at the hour at which it had begun.
+
+    The hour makes it half a day earlier or later. ``pause`` is at least a day.
+    """
+    days = round((ended + pause - started) / _DAY)
+    return started + days * _DAY
 
 
 def _seconds(span: timedelta) -> int:

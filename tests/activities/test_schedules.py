@@ -33,6 +33,7 @@ async def test_the_next_run_is_set_moved_and_removed(client: Client) -> None:
         assert described.schedule.policy.overlap is ScheduleOverlapPolicy.SKIP
     await client.get_schedule_handle(name).pause(note="holidays")
     await run(schedules.next_run, wanted(name, first))
-    assert (await client.get_schedule_handle(name).describe()).schedule.state.paused, "a person's pause stays"
+    state = (await client.get_schedule_handle(name).describe()).schedule.state
+    assert (state.paused, state.note) == (True, "holidays"), "a person's pause stays, and why"
     assert (await run(schedules.remove, Unschedule(schedule=name))).existed
     assert not (await run(schedules.remove, Unschedule(schedule=name))).existed

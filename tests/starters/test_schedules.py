@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import pytest_asyncio
 from temporalio.client import Client, ScheduleOverlapPolicy
 
-from activities.schedules import NextRun, Schedules, schedule_id
+from activities.schedules import NextRun, Schedules, runs_of, schedule_id
 from activities.settings import Settings
 from activities.stage import RotationPolicy
 from starters import schedule_plan
@@ -19,7 +20,7 @@ from starters.schedule_plan import CADENCES, Cadence, plan
 from tests.patience import eventually
 from tests.starters.conftest import Cli, House
 from tests.worker.test_process import SETTINGS
-from tests.workflows.probe import Probe
+from tests.workflows.probe import Probe, at_gate
 from workflows.api_key_model import ApiKeyRotationInput
 from workflows.catalog import RUNBOOKS
 
@@ -180,6 +181,83 @@ async def test_a_date_that_a_run_has_set_is_kept(
     done = await cli("schedules", "apply", "--json")
     assert {one["id"]: one["did"] for one in done.document} == {name: "kept", "runbooks/probe/test": "unchanged"}
     assert (await schedules.get_schedule_handle(name).describe()).info.next_action_times == [due]
+
+
+async def set_once(house: House, stage: str, at: datetime, **inp: Any) -> str:
+    """The schedule of probes on a stage with one date, as a run sets it."""
+    name = schedule_id("Probe", stage)
+    wanted = NextRun(schedule=name, runbook="Probe", input={"stage": stage, **inp}, at=at, note="90 days after")
+    await Schedules(house.client, house.queue).next_run(wanted)
+    return name
+
+
+async def test_a_date_that_has_passed_is_said_and_planned_anew(
+    schedules: Client, house: House, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule_plan, "CADENCES", (RENEWED,))
+    await cli("schedules", "apply")
+    name = schedule_id("Probe", "production")
+    await cli("schedules", "pause", name, "--by", "ann", "--reason", "freeze")
+    await set_once(house, "production", datetime(2031, 5, 6, 7, 8, tzinfo=UTC))
+    done = await cli("schedules", "apply", "--json")
+    assert {one["id"]: one["did"] for one in done.document}[name] == "kept", "a pause alone is no end"
+    await set_once(house, "production", datetime(2021, 5, 6, 7, 8, tzinfo=UTC))
+    resumed = await cli("schedules", "resume", name, "--by", "bob")
+    assert "never again: runbooks schedules apply" in resumed.out
+    assert "never again" in (await cli("schedules", "list")).out
+    await cli("schedules", "pause", name, "--by", "ann", "--reason", "freeze")
+    done = await cli("schedules", "apply", "--json")
+    assert {one["id"]: one["did"] for one in done.document}[name] == "updated"
+    found = await schedules.get_schedule_handle(name).describe()
+    assert (found.schedule.state.paused, found.schedule.state.note) == (True, "paused by ann: freeze")
+    resumed = await cli("schedules", "resume", name, "--by", "bob")
+    assert "resumed by bob; next 20" in resumed.out
+
+
+async def test_while_its_run_goes_on_a_passed_date_is_kept(
+    schedules: Client, house: House, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(schedule_plan, "CADENCES", (RENEWED,))
+    stage = f"stage-{uuid.uuid4().hex[:8]}"
+    (tmp_path / "runbooks.toml").write_text(f'task_queue = "{house.queue}"\n{SETTINGS.replace("test", stage)}')
+    name = await set_once(house, stage, datetime(2021, 5, 6, 7, 8, tzinfo=UTC), reason="due", requested_by="ann")
+    await schedules.get_schedule_handle(name).trigger()
+
+    async def asks() -> Any:
+        running = (await schedules.get_schedule_handle(name).describe()).info.running_actions
+        return running and await house.until(running[0].workflow_id, at_gate)  # type: ignore[attr-defined]
+
+    await eventually(asks, "the run of the schedule at its gate")
+
+    async def did() -> str:
+        (done,) = (await cli("schedules", "apply", "--json")).document
+        return str(done["did"])
+
+    assert await did() == "kept", "its end sets the next date"
+    (running,) = (await schedules.get_schedule_handle(name).describe()).info.running_actions
+    run: Any = running
+    assert run.workflow_id.startswith(runs_of(name)), "by which a run knows that its schedule began it"
+    await schedules.get_workflow_handle(run.workflow_id).terminate()
+
+    async def planned() -> bool:
+        return await did() == "updated"
+
+    await eventually(planned, "a run that was terminated sets no date: the plan does")
+
+
+async def test_ids_are_shown_whole(schedules: Client, cli: Cli, tmp_path: Any) -> None:
+    stage = "a-stage-with-a-name-of-its-own-in-another-region-of-the-world"
+    (tmp_path / "runbooks.toml").write_text(SETTINGS.replace("test", stage))
+    name = schedule_id("Probe", stage)
+    assert "\u2026" not in (await cli("schedules", "apply")).out
+    shown = (await cli("schedules", "list")).out
+    assert name in "".join(line.split("  ")[0].strip() for line in shown.splitlines())
+    (tmp_path / "runbooks.toml").write_text("")
+
+    async def told() -> bool:
+        return f"temporal schedule delete --schedule-id {name}\n" in (await cli("schedules", "apply")).out
+
+    await eventually(told, "the command that deletes it, in one line; visibility is a moment behind")
 
 
 async def test_a_schedule_starts_its_run_and_the_list_tells_how_it_ended(

@@ -40,7 +40,7 @@ from activities.rotation_models import (
     UsageQuery,
     VerifyKeys,
 )
-from activities.schedules import NextRun, Scheduled
+from activities.schedules import NextRun, Scheduled, runs_of, schedule_id
 from activities.stage import Role, Stage
 from tests.workflows.bare_stage import bare_stage
 from workflows.api_key_rotation import ApiKeyRotation
@@ -100,6 +100,7 @@ class World:
         """Whether no mail is taken."""
         self.failing_deploy: int | None = None
         self.blocked: str | None = None
+        self.blocked_for: timedelta | None = None
         self.seen: set[str] = set()
         self.answers: list[str] = []
         """What Bob answers at the gates, in order; after that nobody answers."""
@@ -240,7 +241,8 @@ class World:
 
     @activity.defn(name="rotation_log.pair")
     async def pair(self, asked: PairQuery) -> PairFound:
-        return PairFound(summary=self.blocked or "free", blocked=self.blocked is not None)
+        until = _now() + self.blocked_for if self.blocked_for else None
+        return PairFound(summary=self.blocked or "free", blocked=self.blocked is not None, until=until)
 
     @activity.defn(name="schedules.next_run")
     async def next_run(self, wanted: NextRun) -> Scheduled:
@@ -284,6 +286,16 @@ async def working(client: Client, world: World, *extra: type) -> AsyncIterator[s
 async def begin(client: Client, queue: str, runbook: str = "ApiKeyRotation", **inp: Any) -> WorkflowHandle[Any, Any]:
     given = {"stage": f"stage-{uuid.uuid4().hex[:8]}", "reason": "quarterly", "requested_by": "ann", **inp}
     return await client.start_workflow(runbook, given, id=f"keys-{uuid.uuid4()}", task_queue=queue)
+
+
+async def begin_by_schedule(
+    client: Client, queue: str, runbook: str = "ApiKeyRotation", **inp: Any
+) -> WorkflowHandle[Any, Any]:
+    """A run as the schedule of a stage of its own starts it."""
+    stage = f"stage-{uuid.uuid4().hex[:8]}"
+    given = {"stage": stage, "reason": "every 90 days", "requested_by": "schedule", **inp}
+    name = f"{runs_of(schedule_id(runbook, stage))}-2026-03-01T09:00:00Z"
+    return await client.start_workflow(runbook, given, id=name, task_queue=queue)
 
 
 def _first_call(start: datetime, every: timedelta) -> datetime:

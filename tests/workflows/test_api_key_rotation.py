@@ -14,7 +14,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from tests.histories import keep
 from tests.workflows.probe import at_gate, failure, outcome, progress, until
-from tests.workflows.rotation_world import NEVER, NEW, OLD, World, begin, working
+from tests.workflows.rotation_world import NEVER, NEW, OLD, World, begin, begin_by_schedule, working
 from workflows.model import Outcome, RunbookResult, RunState, State
 
 DAY = timedelta(days=1)
@@ -200,6 +200,81 @@ async def carried(handle: Any) -> dict[str, Any]:
     return cursor
 
 
+# --- what its schedule has begun -----------------------------------------------------------------------------------
+
+
+def comes_again(world: World, handle: Any, after: timedelta) -> bool:
+    """Whether its schedule is set once: so long after the run ended, at the hour at which it had begun."""
+    (wanted,), entry = world.next, world.entries[handle.id]
+    assert wanted.at == entry.next_at
+    assert wanted.input == {"stage": entry.stage, "reason": "every 90 days", "requested_by": "schedule"}
+    assert handle.id.startswith(f"{wanted.schedule}/run"), "the same id: a pause of it holds"
+    hours = (wanted.at - entry.started_at) % DAY
+    assert hours <= timedelta(seconds=1)
+    return after - DAY / 2 <= wanted.at - entry.ended_at <= after + DAY / 2 + timedelta(seconds=1)
+
+
+async def test_what_fails_is_tried_again_the_next_day(client: Client) -> None:
+    world = World(ALL_MOVE)
+    world.failing_deploy = 1
+    async with working(client, world) as queue:
+        handle = await begin_by_schedule(client, queue)
+        error = await failure(handle)
+        state = await progress(handle)
+    assert error.type == "DeployFailed"
+    assert comes_again(world, handle, DAY)
+    assert state.step("next").state is State.DONE  # type: ignore[union-attr]
+    item = next(item for item in state.checklist if item.id == "next")
+    assert (item.done, "ended as failed" in str(item.note)) == (True, True)
+    await keep(handle, "ApiKeyRotation", "comes-again")
+
+
+async def test_what_its_pair_holds_up_is_tried_again_after_the_overlap(client: Client) -> None:
+    world = World(ALL_MOVE)
+    world.blocked, world.blocked_for = "production/Other is being rotated by run-1", 10 * DAY
+    async with working(client, world) as queue:
+        handle = await begin_by_schedule(client, queue)
+        assert (await failure(handle)).type == "PairRotates"
+    assert comes_again(world, handle, 11 * DAY)
+
+
+async def test_what_people_end_comes_two_weeks_later(client: Client) -> None:
+    world = World(APP_STAYS)
+    async with working(client, world) as queue:
+        handle = await begin_by_schedule(client, queue)
+        await until(handle, lambda s: bool(s.waits))
+        await handle.signal("abort", {"by": "bob", "reason": "freeze"})
+        assert (await failure(handle)).type == "Aborted"
+    assert comes_again(world, handle, 14 * DAY)
+
+
+async def test_when_the_new_keys_are_in_use_the_next_comes_at_its_date(temporal: WorkflowEnvironment) -> None:
+    world = World(APP_STAYS)
+    async with working(temporal.client, world) as queue:
+        handle = await begin_by_schedule(temporal.client, queue, max_extensions=0)
+        assert (await failure(handle)).type == "Rejected"
+    (wanted,), entry = world.next, world.entries[handle.id]
+    assert (wanted.at - entry.started_at).days == 90
+    assert entry.next_at == wanted.at
+
+
+async def test_what_fails_before_it_is_entered_comes_again_too(client: Client) -> None:
+    world = World(ALL_MOVE, production=True, rotation={"api_keys": {"name": "ApiKeys", "store": "app/ApiKeys"}})
+    async with working(client, world) as queue:
+        handle = await begin_by_schedule(client, queue)
+        assert (await failure(handle)).type == "NoStaging"
+    assert [one.runbook for one in world.next] == ["ApiKeyRotation"]
+    assert world.entries == {}
+
+
+@pytest.mark.parametrize("asked", [{"dry_run": True}, {"schedule_next": False}])
+async def test_a_dry_run_and_a_run_that_is_the_only_one_set_no_date(client: Client, asked: dict[str, bool]) -> None:
+    world = World(ALL_MOVE, production=True, rotation={"api_keys": {"name": "ApiKeys", "store": "app/ApiKeys"}})
+    async with working(client, world) as queue:
+        assert (await failure(await begin_by_schedule(client, queue, **asked))).type == "NoStaging"
+    assert world.next == []
+
+
 # --- other ways -----------------------------------------------------------------------------------------------------
 
 
@@ -291,6 +366,7 @@ async def test_the_pair_never_rotates_within_one_overlap(client: Client) -> None
     assert (error.type, "production/Other" in error.message) == ("PairRotates", True)
     assert world.entries[handle.id].status == "ended", "its own entry does not block others"
     assert world.live == list(OLD.values())
+    assert world.next == [], "people began it: the schedule stays as it is"
 
 
 async def test_acknowledgements_are_noted_and_others_are_refused(client: Client) -> None:

@@ -15,6 +15,7 @@ from workflows.rotation_rules import (
     due_reminder,
     moved,
     next_rotation,
+    next_try,
     noted,
     on_old,
     reminded,
@@ -148,6 +149,13 @@ def test_the_next_one_is_after_the_overlap_of_this_one(took: timedelta, overlap:
     at = next_rotation(NOW, 90 * DAY, NOW + took, overlap)
     assert at >= NOW + took + overlap
     assert at >= NOW + 90 * DAY
+
+
+@given(st.timedeltas(timedelta(0), 400 * DAY), st.timedeltas(DAY, 60 * DAY))
+def test_a_new_try_is_a_pause_later_at_the_same_hour(took: timedelta, pause: timedelta) -> None:
+    at = next_try(NOW, NOW + took, pause)
+    assert (at - NOW) % DAY == timedelta(0)
+    assert pause - 12 * HOUR <= at - (NOW + took) <= pause + 12 * HOUR
 
 
 # --- tokens and users -----------------------------------------------------------------------------------------------
