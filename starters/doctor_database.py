@@ -50,7 +50,7 @@ class DatabaseChecks:
             Check(
                 "backup",
                 self._backup,
-                f"correct [stages.{name}.backup], then: runbooks start DatabaseBackup --set stage={name}",
+                f"correct [stages.{name}.backup], then: {self._make_one()}",
                 ("secrets",),
             ),
         )
@@ -111,12 +111,18 @@ class DatabaseChecks:
         stage, now = self._stage, datetime.now(UTC)
         backups = Backups(self._settings, self._aws.s3, self._http, self._resolver)
         found = by_activity(backups.latest, FindBackup(stage=stage, at=now))
-        make = f"runbooks start DatabaseBackup --set stage={stage.name} --set reason='no recent backup'"
+        if stage.backup.provider == "archive":
+            daily, late = "runbooks schedules apply", "runbooks schedules list"
+        else:
+            daily = late = "the backup policy of the Atlas cluster"
         if found.backup is None:
-            return wrong(found.summary, f"make one now ({make}), and schedule it daily")
+            return wrong(found.summary, f"make one now: {self._make_one()}. For one every day: {daily}")
         if found.age_seconds is not None and found.age_seconds > OLDEST.total_seconds():
-            return wrong(found.summary, f"see why the daily backup did not run, and make one now: {make}")
+            return wrong(found.summary, f"see why the daily one is missing ({late}). Make one now: {self._make_one()}")
         return Seen(found.summary)
+
+    def _make_one(self) -> str:
+        return f"runbooks start DatabaseBackup --set stage={self._stage.name} --set reason='no recent backup'"
 
 
 def _where(resource: dict[str, Any]) -> str:

@@ -65,6 +65,8 @@ class Cadence:
     """Each run sets the date of the next one, under the same id; the cadence holds for the first."""
     rotates: Literal["api_keys", "database", "signing"] | None = None
     """Only on stages whose settings name this rotated secret."""
+    backed_up_by: Literal["archive", "atlas"] | None = None
+    """Only on stages whose backups this provider makes."""
     input: Mapping[str, Any] = field(default_factory=dict)
     rehearsed_with: Mapping[str, Any] = field(default_factory=dict)
     """Also given to the run on a stage that is rotated before a production stage."""
@@ -115,6 +117,15 @@ CADENCES = (
         catch_up=7 * DAY,
     ),
     Cadence(
+        "DatabaseBackup",
+        "daily",
+        "the document: daily automated backups; an archive is made by nobody else",
+        # Before BackupCheck looks for it. No clock of the world is put forward over this hour, and none repeats it.
+        hour=4,
+        backed_up_by="archive",  # Atlas takes its snapshots by the cluster's own policy
+        catch_up=timedelta(hours=12),
+    ),
+    Cadence(
         "BackupCheck",
         "daily",
         "the document: daily automated backups; a backup that nobody looks at is missed for months",
@@ -161,6 +172,7 @@ def plan(settings: Settings, catalog: Catalog) -> list[Planned]:
         for stage in settings.stages.values()
         if stage.production or not cadence.only_production
         if cadence.rotates is None or getattr(stage.rotation, cadence.rotates) is not None
+        if cadence.backed_up_by in (None, stage.backup.provider)
     ]
 
 

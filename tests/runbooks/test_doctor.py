@@ -89,6 +89,7 @@ WRONG: dict[str, tuple[dict[str, str], str, str]] = {
         "database",
         "the right connection string under env:NOBODY",
     ),
+    "no backup": ({f"{STAGING}BACKUP__LOCATION": "file:///nope"}, "backup", "every day: runbooks schedules apply"),
     "bucket": ({"RUNBOOKS_RECORDS__BUCKET": "nope"}, "records", "aws s3 mb s3://nope"),
     "engine": ({f"{STAGING}DEPLOY__ENGINE": "sst-v2"}, "engine", "set engine = 'sst'"),
     "builds": ({f"{STAGING}DEPLOY__RELEASES": "/nope"}, "engine", "mount it on the worker, or correct releases"),
@@ -108,7 +109,7 @@ WRONG: dict[str, tuple[dict[str, str], str, str]] = {
 AT_ONCE = (
     # What can be wrong at the same time, because a check-up is not stopped by the first red line.
     ("alias", "log group", "gateway name", "stack", "wrong key", "database", "engine", "chat", "queue", "keyring"),
-    ("function", "gateway stage", "bucket", "url", "builds", "slack", "namespace"),
+    ("function", "gateway stage", "no backup", "bucket", "url", "builds", "slack", "namespace"),
     ("no key",),
     ("region",),
     ("AWS", "Temporal"),

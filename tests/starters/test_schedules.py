@@ -22,6 +22,7 @@ from tests.starters.conftest import Cli, House
 from tests.worker.test_process import SETTINGS
 from tests.workflows.probe import Probe, at_gate
 from workflows.api_key_model import ApiKeyRotationInput
+from workflows.backup_check import BackupCheckInput
 from workflows.catalog import RUNBOOKS
 
 STAGES = SETTINGS + SETTINGS.replace("test", "production").replace(
@@ -89,6 +90,22 @@ def test_what_rehearses_production_is_over_before_its_turn(tmp_path: Any, monkey
     newest = ApiKeyRotationInput(stage="production", reason="r").rehearsal_max_age
     assert cadence.production_later - rehearsed["test"] < newest
     assert graces(None) == {"test": 30 * days, "production": 30 * days}
+
+
+def test_archives_are_made_daily_before_they_are_looked_for(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = settings(tmp_path, monkeypatch)
+    backup = known.stages["test"].backup
+    known.stages["test"] = known.stages["test"].model_copy(
+        update={"backup": backup.model_copy(update={"provider": "atlas"})}
+    )
+    planned: dict[str, Any] = {one.id: one.schedule.spec for one in plan(known, RUNBOOKS)}
+    assert "runbooks/database-backup/test" not in planned, "Atlas makes its own"
+    made, looked = (planned[f"runbooks/{name}/production"] for name in ("database-backup", "backup-check"))
+    (made_at,), (looked_at,) = made.calendars[0].hour, looked.calendars[0].hour
+    assert looked_at.start - made_at.start == 3
+    assert made.time_zone_name == looked.time_zone_name
+    age = timedelta(hours=looked_at.start + 24 - made_at.start) - made.jitter
+    assert age > BackupCheckInput(stage="production", reason="r").max_age, "yesterday's does not pass for today's"
 
 
 def test_every_cadence_says_when() -> None:
