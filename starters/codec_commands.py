@@ -127,15 +127,32 @@ def _read(file: Path) -> Keyring:
 
 
 def _write(file: Path, keyring: Keyring) -> None:
-    """In one go: a keyring that is half written is lost keys."""
-    beside = file.with_name(f".{file.name}.new")
+    """In one go: a keyring that is half written is lost keys. It stays its owner's, who is not always who runs this.
+
+    Raises:
+        Problem: the file cannot be left to its owner.
+    """
+    place = file.resolve()  # of a link, what it leads to: the link itself stays
+    beside = place.with_name(f".{place.name}.new")
     with suppress(FileNotFoundError):
         beside.unlink()
     with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
+        if place.exists():
+            _leave_to(place.stat(), out.fileno(), beside)
         out.write(keyring.text())
         out.flush()
         os.fsync(out.fileno())
-    beside.replace(file)
+    beside.replace(place)
+
+
+def _leave_to(owner: os.stat_result, descriptor: int, beside: Path) -> None:
+    """The workers in their containers are who owns it: a keyring that only root can read stops every one of them."""
+    try:
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    except PermissionError:
+        beside.unlink()
+        said = f"the keyring belongs to user {owner.st_uid}, group {owner.st_gid}, and would not any more"
+        raise Problem(f"{said}. Nothing is changed: run this as that user, or with sudo", Code.CONFLICT) from None
 
 
 def _uses(keyring: Keyring) -> list[KeyUse]:

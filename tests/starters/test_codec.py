@@ -179,6 +179,40 @@ async def test_a_keyring_that_cannot_be_used_is_said_and_never_overwritten(
     assert (said.code, "no [encryption.server] in the settings" in said.err) == (Code.UNREACHABLE, True)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+async def test_a_keyring_stays_its_owners_and_a_link_to_it_a_link(cli: Cli, tmp_path: Path) -> None:
+    """It belongs to the container's user, and root rotates the key: the workers have to read it afterwards."""
+    file, link = tmp_path / "2026" / "keyring", tmp_path / "keyring"
+    file.parent.mkdir()
+    link.symlink_to(file)
+    assert (await cli("codec", "new", str(link))).code == Code.DONE
+    os.chown(file, 10001, 10002)
+    assert (await cli("codec", "new", str(link))).code == Code.DONE
+    second = Keyring.of(file.read_text()).keys[1]
+    assert (await cli("codec", "promote", str(link), second.id)).code == Code.DONE
+    assert Keyring.of(file.read_text()).keys[0] == second
+    found = file.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (10001, 10002, 0o600)
+    assert link.is_symlink()
+
+
+async def test_a_keyring_that_cannot_be_left_to_its_owner_is_not_changed(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keyring"
+    assert (await cli("codec", "new", str(file))).code == Code.DONE
+    before = file.read_text()
+
+    def refused(*_arguments: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refused)
+    said = await cli("codec", "new", str(file))
+    assert (said.code, "Nothing is changed: run this as that user" in said.err) == (Code.CONFLICT, True)
+    assert file.read_text() == before
+    assert os.listdir(tmp_path) == ["keyring"]
+
+
 async def test_the_temporal_command_reads_and_answers_by_the_server(
     client: Client, house: House, cli: Cli, tmp_path: Path
 ) -> None:
