@@ -290,18 +290,22 @@ async def send(session: Session, workflow_id: str, name: str, sent: Message, by:
         Problem: the run refused, with its reason; or it has ended; or no worker has taken it within the time.
     """
     try:
-        seen = _told(await state_of(session, workflow_id))
+        seen: int | None = _told(await state_of(session, workflow_id))
     except NoAnswerError:
-        seen = 0
+        seen = None
     try:
         await session.handle(workflow_id).signal(name, sent.model_dump(mode="json", exclude_none=True))
     except RPCError as error:
         raise await _not_taken(session, workflow_id, error) from None
+    waiting = Problem(
+        f"{name} was sent and counts as soon as a worker takes it. Start one with: python -m worker", Code.UNREACHABLE
+    )
+    if seen is None:  # which lines are new is not known, so none of them can be taken for the answer
+        raise waiting
     deadline = asyncio.get_running_loop().time() + ANSWER.total_seconds()
     while (entry := await _reaction(session, workflow_id, name, by, seen)) is None:
         if asyncio.get_running_loop().time() > deadline:
-            text = f"{name} was sent and counts as soon as a worker takes it. Start one with: python -m worker"
-            raise Problem(text, Code.UNREACHABLE)
+            raise waiting
         await asyncio.sleep(_POLL)
     if entry.level == "warning" and entry.text.startswith(refusal := f"signal {name} changed nothing: "):
         raise Problem(f"{workflow_id} refuses: {entry.text.removeprefix(refusal)}", Code.CONFLICT)

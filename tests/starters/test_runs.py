@@ -26,7 +26,7 @@ from starters.problems import Code
 from starters.session import Session
 from tests.starters.conftest import Cli, House, write_settings
 from tests.workflows.probe import at_gate
-from workflows.model import Decision, State
+from workflows.model import Decision, RunState, State
 
 
 def waiting(state: Any) -> bool:
@@ -283,6 +283,28 @@ async def test_without_a_worker_it_says_what_is_missing(
     said = await cli("pause", run)
     assert (said.code, "counts as soon as a worker takes it" in said.err) == (Code.UNREACHABLE, True)
     await client.get_workflow_handle(run).terminate()
+
+
+async def test_an_old_line_of_the_timeline_is_no_answer(
+    cli: Cli, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker was being replaced when the command looked, and is back when it looks for the reaction."""
+    handle = await house.begin()
+    state = await house.until(handle.id, at_gate)
+    assert "ann" in [entry.who for entry in state.timeline]
+    really, looks = runs.state_of, list[str]()
+
+    async def first_without_an_answer(session: Session, workflow_id: str) -> RunState:
+        looks.append(workflow_id)
+        if len(looks) == 1:
+            raise runs.NoAnswerError
+        return await really(session, workflow_id)
+
+    monkeypatch.setattr(runs, "state_of", first_without_an_answer)
+    said = await cli("resume", handle.id)  # which it refuses: it is not paused
+    assert (said.code, said.out) == (Code.UNREACHABLE, "")
+    assert "resume was sent and counts as soon as a worker takes it" in said.err
+    await handle.terminate()
 
 
 class Sent(Interceptor):
