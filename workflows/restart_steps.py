@@ -18,6 +18,7 @@ FIRST = (
     StepSpec(id="database", title="Database connections before", kind=Kind.LOOK),
     StepSpec(id="approve-restart", title="Approval", kind=Kind.GATE),
     StepSpec(id="stakeholders", title="Notify stakeholders", kind=Kind.TELL),
+    StepSpec(id="mail-begin", title="Mail the stakeholders, of production", kind=Kind.TELL),
 )
 STOP = (
     StepSpec(id="watchdog", title="Start the watchdog that gives traffic back if this run dies", kind=Kind.TELL),
@@ -50,6 +51,7 @@ AFTER = (
     StepSpec(id="errors-after", title="Errors since", kind=Kind.LOOK),
     StepSpec(id="database-after", title="Database connections after", kind=Kind.LOOK),
     StepSpec(id="notify", title="Tell stakeholders the end", kind=Kind.TELL),
+    StepSpec(id="mail-end", title="Mail the stakeholders the end, of production", kind=Kind.TELL),
 )
 
 

@@ -12,9 +12,8 @@ from activities.database import Database
 from activities.deployment_models import CheckTarget, FindTarget, RollbackTarget
 from activities.deployments import Deployments
 from activities.logs import LogErrors, Logs
-from activities.messages import Announcement, Mail, TicketRequest
+from activities.messages import TicketRequest
 from activities.metrics import ErrorRate, Metrics, Window
-from activities.notifications import Notifications
 from activities.releases import LedgerEntry, ReleaseFacts, Strategy
 from activities.stacks import Stacks, StackStatus
 from activities.stage import GatePolicy
@@ -24,7 +23,8 @@ from workflows.connections import settled_since
 from workflows.keeping import keepers
 from workflows.model import Kind, Phase, Scalar, StepSpec
 from workflows.rollback_model import RollbackInput
-from workflows.runbook import Runbook, Undo
+from workflows.runbook import Undo
+from workflows.stakeholders import TellsStakeholders
 
 CHECKLIST = (
     ("api", "Verified API is responding normally"),
@@ -62,7 +62,7 @@ KEEP_GATE = ("keep-rollback", "Only when the service is not well afterwards: kee
 I = TypeVar("I", bound=RollbackInput)  # noqa: E741
 
 
-class Rollback(Runbook[I]):
+class Rollback(TellsStakeholders[I]):
     """The parts of a rollback that do not depend on how traffic gets to the restored release."""
 
     _strategy: Strategy
@@ -242,16 +242,8 @@ class Rollback(Runbook[I]):
     async def _tell_people(self, target: RollbackTarget, verdict: str) -> None:
         stage, reason = self.stage, self.inp.reason
         story = f"**{target.current.name}** → **{target.target.name}** ({self._way}).\nReason: {reason}\n{verdict}"
-        message = Announcement(
-            channels=stage.channels,
-            key=self.key("notify"),
-            title=f"{stage.name} was rolled back to {target.target.name}",
-            text=story,
-            severity="warning",
-            links=self.links(),
-        )
-        told = await self.tell("notify", Notifications.announce, message, would="tell the team in chat")
-        await self._tell_stakeholders(message, told.delivered_by if told else None)
+        title = f"{stage.name} was rolled back to {target.target.name}"
+        self.check("stakeholders", *await self._tell_stakeholders("notify", "stakeholders", title, story))
         request = TicketRequest(
             channels=stage.channels,
             key=self.key("ticket"),
@@ -266,29 +258,6 @@ class Rollback(Runbook[I]):
             self.check("post-mortem", True, f"incident {self.inp.incident} schedules it")
         else:
             self.check("post-mortem", False, "a person decides whether one is needed: tick 'post-mortem'")
-
-    async def _tell_stakeholders(self, message: Announcement, chat: str | None) -> None:
-        """By mail, of production, those whom the settings name; where they name nobody the team's chat counts."""
-        channels = self.stage.channels
-        to = channels.stakeholders if self.stage.production and channels.mail else ()
-        if not to or not workflow.patched("stakeholders-are-mailed"):
-            alone = "; the settings name nobody to mail" if self.stage.production and not to else ""
-            self.check("stakeholders", chat is not None, f"told {chat}{alone}" if chat else "nobody took it")
-            return
-        mail = Mail(
-            channels=channels,
-            key=self.key("stakeholders"),
-            to=to,
-            title=message.title,
-            text=message.text,
-            links=message.links,
-        )
-        sent = await self.tell("stakeholders", Notifications.mail, mail, would=f"mail {', '.join(to)}")
-        by = sent.delivered_by if sent else None
-        note = f"mailed {', '.join(to)} by {by}" if by else "nobody took the mail to the stakeholders"
-        self.check(
-            "stakeholders", by is not None, f"{note}; {f'told {chat}' if chat else 'nobody took the chat message'}"
-        )
 
 
 _PUTS_BACK = "No puts back what was live"

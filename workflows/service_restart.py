@@ -14,9 +14,7 @@ from activities.deployment_models import DeployInput, Former, PointAlias
 from activities.deployments import Deployments
 from activities.function_capacity import FunctionCapacity, FunctionState, LimitOrder, RestartOrder
 from activities.logs import LogErrors, Logs
-from activities.messages import Announcement
 from activities.metrics import Window
-from activities.notifications import Notifications
 from workflows import policy
 from workflows.beside import BesideHandle, start_beside
 from workflows.details import length
@@ -24,13 +22,14 @@ from workflows.keeping import keepers
 from workflows.model import Outcome, Phase, RunbookResult, Scalar, State, Step
 from workflows.restart_judge import Judged, Rung, Verdict, judge, steps_up
 from workflows.restart_steps import AFTER, BEFORE, FIRST, KEEP, RESTART, STOP, limit_in_words, rung_steps
-from workflows.runbook import Runbook, RunbookSpec, Undo
+from workflows.runbook import RunbookSpec, Undo
 from workflows.scaling_model import ServiceRestartInput
 from workflows.service_restart_watchdog import ServiceRestartWatchdogInput
+from workflows.stakeholders import TellsStakeholders
 
 
 @workflow.defn(name="ServiceRestart")
-class ServiceRestart(Runbook[ServiceRestartInput]):
+class ServiceRestart(TellsStakeholders[ServiceRestartInput]):
     """Start every execution environment of the function anew, with no traffic meanwhile. Last resort only.
 
     Look what is live and how much the function may take; always ask; tell stakeholders; start a watchdog; let no call
@@ -368,29 +367,27 @@ class ServiceRestart(Runbook[ServiceRestartInput]):
 
     async def _tell_begin(self) -> None:
         stopped = "Traffic is stopped meanwhile." if self.inp.stop_traffic else "Traffic is not stopped."
-        told = await self._tell(
+        known, note = await self._tell_stakeholders(
             "stakeholders",
+            "mail-begin",
             f"Emergency restart of {self.stage.name} begins",
             f"Reason: {self.inp.reason}\n{stopped} It comes back at the latest in {length(self.inp.longest)}.",
         )
-        self.check("stakeholders", told is not None, f"told {told}" if told else "nobody took it")
+        self.check("stakeholders", known, note)
 
     async def _tell_end(self, verdict: str) -> None:
-        await self._tell("notify", f"Emergency restart of {self.stage.name} is done", verdict)
-
-    async def _tell(self, step: str, title: str, text: str) -> str | None:
-        message = Announcement(
-            channels=self.stage.channels,
-            key=self.key(step),
-            title=title,
-            text=text,
-            severity="warning",
-            links=self.links(),
-        )
-        told = await self.tell(step, Notifications.announce, message, would="tell the team in chat")
-        return told.delivered_by if told else None
+        title = f"Emergency restart of {self.stage.name} is done"
+        await self._tell_stakeholders("notify", "mail-end", title, verdict)
 
     async def closing(self, outcome: Outcome, summary: str) -> None:
+        await self._dismiss_watchdog(outcome)
+        begun = self.state.step("mail-begin")
+        if begun and begun.state is State.DONE and outcome is not Outcome.COMPLETED:
+            # Who was told that it begins waits to hear that it is over; the team's chat hears it from the frame.
+            title = f"Emergency restart of {self.stage.name}: {outcome}"
+            await self._mail_stakeholders("mail-close", title, summary)
+
+    async def _dismiss_watchdog(self, outcome: Outcome) -> None:
         """Traffic is back: the watchdog may go. Where it could not be put back, the watchdog goes on trying."""
         if self._watchdog is None or self.state.left_undone:
             return

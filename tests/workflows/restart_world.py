@@ -18,7 +18,7 @@ from activities.function_capacity import FunctionState, Limited, LimitOrder, Res
 from activities.functions import Routing
 from activities.locks import Locks
 from activities.logs import LogErrors
-from activities.messages import Announcement, Delivery
+from activities.messages import Announcement, Delivery, Mail
 from activities.metrics import Window
 from activities.releases import ReleaseFacts
 from activities.stage import Stage
@@ -42,6 +42,7 @@ class RestartWorld(World):
         self.marks: set[str] = set()
         self.state: dict[str, Any] = {}
         self.invocations = 200
+        self.mails: list[Mail] = []
         self.down: set[str] = set()
         """Names of activities that fail for good."""
         self.answer: Callable[[], Awaitable[None]] | None = None
@@ -56,6 +57,12 @@ class RestartWorld(World):
         if self.answer and message.title.startswith("Waits for you"):
             await self.answer()
         return await super().announce(message)
+
+    @activity.defn(name="notifications.mail")
+    async def mail(self, mail: Mail) -> Delivery:
+        self.must_work("mail")
+        self.mails.append(mail)
+        return Delivery(delivered_by="ses", attempts=())
 
     @activity.defn(name="functions.capacity")
     async def capacity(self, _stage: Stage) -> FunctionState:

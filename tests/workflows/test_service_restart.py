@@ -154,6 +154,42 @@ async def test_a_dry_run_stops_nothing(client: Client) -> None:
     assert result.summary.startswith("would start every environment")
 
 
+OF_PRODUCTION: Any = {"production": True, "channels": {"stakeholders": ["team@example.org"]}}
+
+
+@pytest.mark.parametrize(
+    ("policies", "down", "mails", "done", "note"),
+    [
+        (OF_PRODUCTION, False, ["begins", "is done"], True, "mailed team@example.org by ses; told slack"),
+        (OF_PRODUCTION, True, [], False, "nobody took the mail to the stakeholders; told slack"),
+        ({"production": True}, False, [], True, "told slack; the settings name nobody to mail"),
+    ],
+)
+async def test_stakeholders_of_production_are_mailed(
+    client: Client, policies: dict[str, Any], down: bool, mails: list[str], done: bool, note: str
+) -> None:
+    world = RestartWorld(cured, **policies)
+    world.down = {"mail"} if down else set()
+    async with working(client, world) as queue:
+        handle = await approved(client, queue)
+        result = await finished(handle)
+    item = next(item for item in result.checklist if item.id == "stakeholders")
+    assert (item.done, item.note) == (done, note)
+    assert [mail.title for mail in world.mails] == [f"Emergency restart of {result.stage} {end}" for end in mails]
+    if mails:
+        await keep(handle, "ServiceRestart", "stakeholders-mailed")
+
+
+async def test_who_was_mailed_that_it_begins_is_mailed_that_it_failed(client: Client) -> None:
+    world = RestartWorld(broken, **OF_PRODUCTION)
+    async with working(client, world) as queue:
+        handle = await approved(client, queue)
+        assert (await failure(handle)).type == "StillFailing"
+    assert [mail.title.split()[-1] for mail in world.mails] == ["begins", "failed"]
+    assert "Everything that was begun has been undone" in world.mails[1].text
+    await keep(handle, "ServiceRestart", "stakeholders-mailed-of-its-failure")
+
+
 @pytest.mark.parametrize(
     ("state", "kind"),
     [
