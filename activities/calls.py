@@ -112,13 +112,16 @@ def action_of(service: str, operation: str, method: str) -> str | None:
 def command_of(database: str, command: str, body: Mapping[str, Any]) -> str | None:
     """A MongoDB command and where it goes: ``admin``, a ``scratch`` database of a restore, or the ``stage``'s own.
 
-    Where the body decides which privilege it needs, the name says so: an update that may insert is an ``upsert``, and
-    an aggregation is called by the stage that needs more than reading.
+    Where the body decides which privilege it needs, the name says so: an update that may insert is an ``upsert``, an
+    insert past the collection's validator an ``insertUnchecked``, and an aggregation is called by the stage that needs
+    more than reading.
     """
     if command in _HANDSHAKE or command.startswith("sasl"):
         return None
     if command == "update" and any(one.get("upsert") for one in body.get("updates", ())):
         command = "upsert"
+    if command == "insert" and body.get("bypassDocumentValidation"):
+        command = "insertUnchecked"
     if command == "aggregate":
         stages = [next(iter(stage), "") for stage in body.get("pipeline", ())]
         command = next((stage for stage in stages if stage in _MORE_THAN_READING), command)

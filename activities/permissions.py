@@ -124,6 +124,11 @@ RARE = (
     Rare("the progress of an index build that takes its time", ("database",), mongodb=("admin $currentOp",)),
     Rare("a restore over what is there", ("database",), mongodb=("stage renameCollection", "scratch dropDatabase")),
     Rare(
+        "a restore of a collection with a validator, whose older documents may not keep to it",
+        ("database",),
+        mongodb=("stage insertUnchecked", "scratch insertUnchecked"),
+    ),
+    Rare(
         "a restore from Atlas",
         ("database",),
         lambda stage: stage.backup.provider == "atlas",
@@ -171,6 +176,7 @@ _ACTIONS_OF: Mapping[str, tuple[str, ...]] = {
     "findAndModify": ("find", "update"),
     "update": ("update", "find"),
     "upsert": ("update", "find", "insert"),
+    "insertUnchecked": ("insert", "bypassDocumentValidation"),
     "$currentOp": ("inprog",),
     "$collStats": ("collStats",),
     "$indexStats": ("indexStats",),

@@ -105,6 +105,7 @@ def test_names_are_filled_in_and_what_is_not_known_is_any() -> None:
         ("state", "find", {}, "stage find"),
         ("state_scratch", "dropDatabase", {}, "scratch dropDatabase"),
         ("state_restored", "insert", {}, "scratch insert"),
+        ("state_restored", "insert", {"bypassDocumentValidation": True}, "scratch insertUnchecked"),
         ("admin", "serverStatus", {}, "admin serverStatus"),
         ("state", "update", {"updates": [{"q": {}, "u": {}}]}, "stage update"),
         ("state", "update", {"updates": [{"q": {}, "u": {}}, {"upsert": True}]}, "stage upsert"),
@@ -129,6 +130,8 @@ def test_a_role_has_the_actions_of_its_commands_and_no_more() -> None:
         {"resource": {"cluster": True}, "actions": ["getLog"]},
         {"resource": {"db": "${Database}", "collection": ""}, "actions": ["grantRole"]},
     ]
+    unchecked = mongodb_role("database", ["stage insertUnchecked"])["privileges"]
+    assert [one["actions"] for one in unchecked] == [["bypassDocumentValidation", "insert"]]
     role = mongodb_role("database", ["stage find", "stage aggregate", "stage createIndexes", "admin serverStatus"])
     assert role["createRole"] == "runbooks-database"
     assert role["privileges"] == [
