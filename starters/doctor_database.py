@@ -66,7 +66,7 @@ class DatabaseChecks:
             families.pop("rotation", None)
         commands = {command for made in families.values() for command in made}
         granted: dict[str, set[str]] = {}
-        references = (stage.database.uri, stage.backup.uri, stage.rotation.users_uri)
+        references = (stage.database.uri, stage.database.operator_uri, stage.backup.uri, stage.rotation.users_uri)
         for reference in dict.fromkeys(filter(None, references)):
             privileges = self._privileges(reference)
             if privileges is None:
