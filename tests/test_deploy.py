@@ -18,15 +18,22 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import httpx
 import pytest
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from typer.main import get_command
 
-from activities.settings import Settings
+from activities.clients import Aws
+from activities.secret_refs import SecretResolver
+from activities.settings import Settings, load_settings
 from starters.app import app
+from starters.doctor_aws import AwsChecks
+from starters.doctor_lines import Seen, State
+from starters.doctor_people import PeopleChecks
 from worker.main import GRACE
 from workflows import search_attributes
+from workflows.catalog import RUNBOOKS
 
 ROOT = Path(__file__).parent.parent
 DURATION = Annotated[str, StringConstraints(pattern=r"^(\d+h)?(\d+m)?(\d+s)?$", min_length=2)]
@@ -229,13 +236,57 @@ def test_the_namespace_gets_every_search_attribute() -> None:
     assert names.split() == [key.name for key in search_attributes.ALL]
 
 
-def test_the_example_settings_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("RUNBOOKS_CONFIG", str(ROOT / "deploy/runbooks.example.toml"))
-    settings = Settings()
-    assert settings.stages["production"].production
-    assert {name for stage in settings.stages.values() for name in stage.channels.ticket} <= set(
-        settings.providers.github
+    return load_settings()
+
+
+def test_the_example_settings_can_be_used(example: Settings) -> None:
+    assert example.stages["production"].production
+    assert all(
+        stage.channels.ticket and set(stage.channels.ticket) <= set(example.providers.github)
+        for stage in example.stages.values()
     )
+    assert example.stages["production"].channels.page, "somebody is called for production"
+
+
+@pytest.mark.parametrize("name", ["staging", "production"])
+def test_doctor_finds_nothing_wrong_in_the_example_settings(
+    example: Settings, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it can tell without a network: the engine with its checkout, and that every channel has its provider."""
+    stage = example.stages[name]
+    assert stage.deploy.directory
+    checkout = stage.deploy.model_copy(update={"directory": str(tmp_path)})
+    sst = tmp_path / "node_modules" / ".bin" / "sst"
+    sst.parent.mkdir(parents=True)
+    sst.write_text("#!/bin/sh\necho 'sst 3.17.10'\n")
+    sst.chmod(0o755)
+    here = stage.model_copy(update={"deploy": checkout})
+    aws, nowhere = Aws(example), httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(503)))
+    monkeypatch.setattr(PeopleChecks, "_ask", lambda _self, config: Seen(f"{type(config).__name__} is there"))
+    asked = {check.name: check for check in AwsChecks(aws, example, here).all()}
+    assert asked["engine"].ask().said.startswith("sst 3.17.10"), asked["engine"].ask()
+    assert asked["stack"].ask().state is State.OK
+    resolver = SecretResolver(aws.ssm, aws.secretsmanager)
+    people = PeopleChecks(aws, example, here, resolver, nowhere)
+    assert people.approvals().ask().state is State.OK
+    assert [said for check in people.providers() if (said := check.ask()).state is not State.OK] == []
+
+
+def rehearsed(settings: dict[str, Any]) -> None:
+    catalog = {runbook.__name__: runbook for runbook in RUNBOOKS}
+    given = settings["rehearsal"]
+    assert set(given["skip"]) | set(given["inputs"]) <= set(catalog)
+    for name, own in given["inputs"].items():
+        catalog[name].spec.input.model_validate({**own, "stage": "staging", "reason": "rehearsal", "dry_run": True})
+
+
+def test_what_the_example_settings_rehearse_is_input_of_those_runbooks(example: Settings) -> None:
+    rehearsed(example.model_dump())
+    (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/runbooks/Rehearsal.md").read_text(), re.DOTALL)
+    rehearsed(tomllib.loads(block))
 
 
 # --- the image -------------------------------------------------------------------------------------------------------
