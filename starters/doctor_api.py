@@ -39,7 +39,7 @@ class ApiChecks:
         return wrong(
             f"{self._stage.url}/health: {found.last_problem}",
             f"correct 'url' in [stages.{self._stage.name}]; where it is right, the service is down: "
-            f"runbooks start QuickRollback --set stage={self._stage.name}",
+            f"runbooks start QuickRollback --set stage={self._stage.name} --set reason='/health does not answer'",
         )
 
     def _key(self) -> Seen:

@@ -179,7 +179,8 @@ class AwsChecks:
             return warning(status.summary, "wait for the operation under way to end")
         return wrong(
             f"{status.summary}" + (f": {status.reason}" if status.reason else ""),
-            "mend the resource that failed, then: runbooks start QuickRollback --set strategy=cloudformation",
+            "mend the resource that failed, then: runbooks start QuickRollback "
+            f"--set stage={self._stage.name} --set strategy=cloudformation --set reason='the stack is half-way'",
         )
 
     def _engine(self) -> Seen:

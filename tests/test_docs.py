@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,6 +14,7 @@ import typer
 
 from bench.page import PAGE, Section, with_section
 from starters.app import app
+from workflows.catalog import RUNBOOKS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
@@ -109,6 +112,45 @@ def test_commands_in_documents_exist(page: Path) -> None:
             option = word.partition("=")[0]
             if re.fullmatch(r"--[a-z][a-z-]*", option) and name in known:
                 assert option in known[name], f"{page.name}: {name} has no option {option} ({line!r})"
+
+
+def texts(path: Path) -> Iterator[str]:
+    """The strings of a module, each in one piece, with an X for what is filled in."""
+    every = list(ast.walk(ast.parse(path.read_text())))
+    filled = [node for node in every if isinstance(node, ast.JoinedStr)]
+    pieces = {id(part) for node in filled for part in node.values}
+    for node in filled:
+        yield "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in node.values)
+    for node in every:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in pieces:
+            yield node.value
+
+
+def starts() -> list[tuple[str, str]]:
+    """Every command to start a run that people are told to type, with where it stands."""
+    found = [(page.name, line) for page in PAGES for line in typed(page) if "--set" in line]
+    told = "\n".join(text for path in ROOT.glob("starters/doctor_*.py") for text in texts(path))
+    rules = (ROOT / "deploy/prometheus/alerts.yml").read_text()
+    printed = re.findall(
+        r"(runbooks start [A-Z]\w+(?: --\w+ (?:'[^']*'|[\w-]+=(?:'[^']*'|[\w-]+)))*)", f"{told}\n{rules}"
+    )
+    return [*found, *(("doctor and alerts", line) for line in printed)]
+
+
+def test_commands_that_start_a_run_name_all_that_it_needs() -> None:
+    inputs = {runbook.__name__: runbook.spec.input for runbook in RUNBOOKS}
+    seen = [(where, line) for where, line in starts() if line.startswith("runbooks start ") and "--input" not in line]
+    assert "doctor and alerts" in dict(seen)
+    for where, line in seen:
+        name = line.split()[2]
+        given = set(re.findall(r"--set (\w+)=", line))
+        needed = {field for field, facts in inputs[name].model_fields.items() if facts.is_required()}
+        assert needed <= given, f"{where}: {line!r} lacks {', '.join(sorted(needed - given))}"
+        assert given <= inputs[name].model_fields.keys(), f"{where}: {line!r}"
+
+
+def test_every_runbook_has_a_page() -> None:
+    assert {page.stem for page in (ROOT / "docs" / "runbooks").glob("*.md")} == {book.__name__ for book in RUNBOOKS}
 
 
 def sections(page: str) -> dict[str, str]:
