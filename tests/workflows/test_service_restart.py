@@ -221,7 +221,7 @@ async def test_traffic_need_not_be_stopped(client: Client) -> None:
 
 @pytest.mark.parametrize("how", ["abort", "cancel"])
 async def test_abort_and_cancel_give_traffic_back(client: Client, how: str) -> None:
-    world = RestartWorld(cured)
+    world = RestartWorld(cured, **OF_PRODUCTION)
     async with working(client, world) as queue:
         handle = await approved(client, queue, drain="PT5M")
         await until(handle, lambda s: s.step("drain").state is State.WAITING)
@@ -233,6 +233,10 @@ async def test_abort_and_cancel_give_traffic_back(client: Client, how: str) -> N
         assert watchdog
         await finished(watchdog)
     assert world.limits == [0, None]
+    assert [mail.title.split()[-1] for mail in world.mails] == [
+        "begins",
+        {"abort": "aborted", "cancel": "cancelled"}[how],
+    ]
 
 
 async def test_aborted_or_cancelled_at_any_boundary_traffic_comes_back(client: Client) -> None:
