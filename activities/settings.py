@@ -168,6 +168,16 @@ class Settings(BaseSettings):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _alarms_have_stages(self) -> Settings:
+        for rule in self.receiver.alarms if self.receiver else ():
+            if rule.stage not in self.stages:
+                raise ValueError(
+                    f"receiver.alarms: the rule for {rule.alarm!r} names a stage {rule.stage!r}, which there is not; "
+                    f"stages: {', '.join(sorted(self.stages)) or 'none'}"
+                )
+        return self
+
     @property
     def migrations_queue(self) -> str:
         """Task queue of the long work on databases, which must not keep anything else waiting."""

@@ -32,6 +32,8 @@ async def temporal_lines(settings: Settings | None) -> list[Line]:
         remedy = "start the server, or set TEMPORAL_ADDRESS (or TEMPORAL_PROFILE) to the one there is"
         if found := re.search(r"has no namespace '([^']+)'", text):
             remedy = f"create it: temporal operator namespace create -n {found[1]}, or set TEMPORAL_NAMESPACE"
+        elif " refuses " in text:
+            text, _, remedy = text.rpartition(". ")
         return [_line("temporal", State.WRONG, text, remedy)]
     lines = [_line("temporal", State.OK, f"{client.service_client.config.target_host}, namespace {client.namespace}")]
     try:

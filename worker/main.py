@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
-from temporalio.client import Client
+from temporalio.client import Client, Interceptor
 from temporalio.runtime import LoggingConfig, PrometheusConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.worker import Worker
 
@@ -26,6 +26,9 @@ from workflows.connection import ConnectionProblem, connect, require_search_attr
 
 GRACE = timedelta(seconds=30)
 """On SIGTERM, how long activities in flight may take to finish or to hand over their cursor."""
+
+RETRY = 5.0
+"""Seconds until a worker that takes alerts, and so goes on without Temporal, tries again to reach it."""
 
 
 def runtime() -> Runtime:
@@ -76,18 +79,25 @@ async def run() -> None:
     """
     settings = load_settings()
     queues, version = served(settings, os.environ), deployment(os.environ)
-    telemetry = runtime()
-    # Before Temporal is reached: what arrives meanwhile is kept.
-    receiving = asyncio.create_task(receive(settings)) if settings.receiver and settings.receiver.with_worker else None
-    client = await connect(settings, patience=30, runtime=telemetry, interceptors=traces.interceptors(os.environ))
-    await require_search_attributes(client)
+    telemetry, interceptors = runtime(), traces.interceptors(os.environ)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stopping = asyncio.create_task(stop.wait())
+    # Before Temporal is reached: what arrives meanwhile is kept.
+    receiving = asyncio.create_task(receive(settings)) if settings.receiver and settings.receiver.with_worker else None
+    beside = [receiving] if receiving else []
+    connecting = asyncio.create_task(_connected(settings, telemetry, interceptors, for_ever=receiving is not None))
+    await asyncio.wait({connecting, stopping, *beside}, return_when=asyncio.FIRST_COMPLETED)
+    for task in beside:
+        if task.done():
+            await task  # a fatal error, such as a port that is taken
+    if not connecting.done():
+        return
+    client = await connecting
     threads = ThreadPoolExecutor(max_workers=ACTIVITY_THREADS + MIGRATION_SLOTS, thread_name_prefix="activity")
     workers = build_workers(client, settings, queues, threads)
     serving = [asyncio.create_task(worker.run()) for worker in workers]
-    stopping = asyncio.create_task(stop.wait())
     watching = asyncio.create_task(observing.watch(client, telemetry.metric_meter)) if _observed() else None
     names = ", ".join(queue.name for queue in queues)
     logging.info("worker ready: task queues %s, namespace %s", names, client.namespace)
@@ -95,21 +105,48 @@ async def run() -> None:
         logging.info(
             "version %s takes no run before: %s", version.version.to_canonical_string(), to_make_current(os.environ)
         )
-    running = [*serving, *([receiving] if receiving else [])]
+    running = [*serving, *beside]
     await asyncio.wait({*running, stopping}, return_when=asyncio.FIRST_COMPLETED)
     for task in running:
         if task.done():
-            await task  # a fatal error, such as a namespace that is gone or a port that is taken
+            await task  # a fatal error, such as a namespace that is gone
             return
     logging.info("worker stopping: activities in flight finish or hand over within %s s", int(GRACE.total_seconds()))
-    for beside in (watching, receiving):
-        if beside is not None:
-            beside.cancel()
+    for task in (*beside, *([watching] if watching else [])):
+        task.cancel()
     with contextlib.suppress(asyncio.TimeoutError):
         shutdown = asyncio.gather(*(worker.shutdown() for worker in workers))
         await asyncio.wait_for(shutdown, GRACE.total_seconds() + 10)
     traces.flush()
     threads.shutdown(wait=False, cancel_futures=True)
+
+
+async def _connected(
+    settings: Settings, telemetry: Runtime, interceptors: Sequence[Interceptor], *, for_ever: bool
+) -> Client:
+    """A client of a Temporal that has what runs need.
+
+    Args:
+        settings: Of the worker.
+        telemetry: The SDK's runtime.
+        interceptors: Of the client.
+        for_ever: Try until it is there, because a door for alerts would close with this process.
+
+    Raises:
+        ConfigError: the keys of histories cannot be read.
+        ConnectionProblem: Temporal cannot be used.
+    """
+    while True:
+        try:
+            client = await connect(settings, patience=30, runtime=telemetry, interceptors=interceptors)
+            await require_search_attributes(client)
+        except (ConfigError, ConnectionProblem) as error:
+            if not for_ever:
+                raise
+            logging.error("no run is worked on, alerts are kept meanwhile: %s", error)
+            await asyncio.sleep(RETRY)
+        else:
+            return client
 
 
 def _observed() -> bool:

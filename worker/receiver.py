@@ -33,8 +33,10 @@ from activities.incident_policy import SeverityName
 from activities.incidents import CLOSING, OpenIncident, open_incident
 from activities.secret_refs import SecretResolver
 from activities.settings import ConfigError, Receiver, Settings, load_settings
+from worker import logs
 from worker.sns import NotGenuineError, Sns, of_alarm
 from worker.spool import Spool
+from workflows.codec import MissingKeyError
 from workflows.connection import ConnectionProblem, connect
 from workflows.operator import explain
 
@@ -131,6 +133,7 @@ class Desk:
 
     async def _take(self, problem: OpenIncident) -> JSONResponse:
         if problem.stage not in self._stages:
+            logging.warning("alert %s was not taken: there is no stage %s", problem.alert, problem.stage)
             return _no(400, f"stage: there is none of that name; stages: {', '.join(sorted(self._stages))}")
         await asyncio.to_thread(self._spool.keep, problem)
         self.arrived.set()
@@ -155,7 +158,10 @@ async def _json(request: Request) -> Any:
 
 
 async def deliver(spool: Spool, arrived: asyncio.Event, task_queue: str, reach: Connect) -> None:
-    """Hand over what is on the disk, oldest first, for as long as it takes."""
+    """Hand over what is on the disk, oldest first, for as long as it takes.
+
+    Nothing ends it, whatever goes wrong: the door for alerts would close with it.
+    """
     client: Client | None = None
     pause = _PAUSE[0]
     while True:
@@ -176,6 +182,10 @@ async def deliver(spool: Spool, arrived: asyncio.Event, task_queue: str, reach: 
                     logging.error("alert %s is set aside: %s", problem.alert, error.message)
                     spool.refuse(path)
                     continue
+                except Exception as error:  # such as an answer under a key that was promoted since
+                    logging.warning("alert %s waits: %s", problem.alert, _told(error))
+                    client, unanswered = None, unanswered + 1
+                    continue
                 logging.info("alert %s: %s", problem.alert, opened.summary)
                 if opened.new is None:
                     unanswered += 1  # the incident is open; it is told again, and counts once
@@ -183,13 +193,19 @@ async def deliver(spool: Spool, arrived: asyncio.Event, task_queue: str, reach: 
                     spool.done(path)
             if unanswered:
                 raise ApplicationError("no worker has answered yet, or the incident is closing")
-        except (ApplicationError, ConnectionProblem, OSError) as error:
-            logging.warning("alerts wait on the disk (%d): %s", spool.count(), error)
+        except Exception as error:
+            logging.warning("alerts wait on the disk (%d): %s", spool.count(), _told(error))
             await asyncio.sleep(pause)
             pause = min(2 * pause, _PAUSE[1])
             continue
         pause = _PAUSE[0]
         await arrived.wait()
+
+
+def _told(error: Exception) -> str:
+    """Its message where it is one of ours; what others say may quote a payload."""
+    ours = (ApplicationError, ConfigError, ConnectionProblem, MissingKeyError, OSError)
+    return str(error) if isinstance(error, ours) else type(error).__name__
 
 
 async def receive(settings: Settings, reach: Connect | None = None) -> None:
@@ -247,10 +263,9 @@ async def _alone() -> None:
 
 def main() -> None:
     """Entry point of ``python -m worker.receiver``; exit code 2 when it refuses to start."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     code = 0
     try:
+        logs.set_up(os.environ)
         asyncio.run(_alone())
     except ConfigError as error:
         print(f"receiver: {error}", file=sys.stderr)

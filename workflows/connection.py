@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client, Interceptor
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import Runtime
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from activities.keyring import read_keyring
 from activities.settings import Settings
 from workflows import search_attributes
 from workflows.plugin import RunbooksPlugin
+
+_NOT_ALLOWED = (RPCStatusCode.UNAUTHENTICATED, RPCStatusCode.PERMISSION_DENIED)
+"""Trying again does not help."""
+
+_AWAY = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED)
+
+_AT_CONNECT = re.compile(r'call error after connection.*?\bcode: (\w+|\'[^\']*\').*?\bmessage: "([^"]*)"', re.DOTALL)
+"""How the SDK words what the server answered to its very first call, which it does not raise as an RPCError."""
 
 
 class ConnectionProblem(Exception):
@@ -39,7 +48,8 @@ async def connect(
         ConnectionProblem: nothing answers, or the profile is wrong.
         ConfigError: the keys cannot be read.
     """
-    plugin = RunbooksPlugin(read_keyring(settings) if settings else None)
+    # Beside the loop: a slow AWS must not keep the receiver, which shares it, from taking alerts.
+    plugin = RunbooksPlugin(await asyncio.to_thread(read_keyring, settings) if settings else None)
     try:
         config = ClientConfig.load_client_connect_config()
     except Exception as error:
@@ -52,6 +62,12 @@ async def connect(
             client = await Client.connect(**config, plugins=[plugin], runtime=runtime, interceptors=interceptors)
             await client.count_workflows()
         except (RPCError, RuntimeError) as error:
+            status, said = _answered(error)
+            if status in _NOT_ALLOWED:
+                raise ConnectionProblem(
+                    f"Temporal at {address} refuses who asks for namespace {namespace!r}: {status.name}, {said}. "
+                    "Renew TEMPORAL_API_KEY or the certificate, and see that it may use this namespace"
+                ) from None
             if isinstance(error, RPCError) and "amespace" in str(error):
                 raise ConnectionProblem(
                     f"Temporal at {address} has no namespace {namespace!r}: {error.message}"
@@ -59,10 +75,23 @@ async def connect(
             if asyncio.get_running_loop().time() < deadline:
                 await asyncio.sleep(0.3)
                 continue
+            if status is not None and status not in _AWAY:
+                raise ConnectionProblem(
+                    f"Temporal at {address} (namespace {namespace}) answers {status.name}: {said}"
+                ) from None
             raise ConnectionProblem(
                 f"Temporal does not answer at {address} (namespace {namespace}): start it, or set TEMPORAL_ADDRESS"
             ) from None
         return client
+
+
+def _answered(error: RPCError | RuntimeError) -> tuple[RPCStatusCode | None, str]:
+    """What the server said; no status where nothing answered."""
+    if isinstance(error, RPCError):
+        return error.status, error.message
+    found = _AT_CONNECT.search(str(error))
+    names = {code.name.replace("_", ""): code for code in RPCStatusCode}
+    return (names.get(found[1].upper()), found[2]) if found else (None, "")
 
 
 async def require_search_attributes(client: Client) -> None:
@@ -71,9 +100,15 @@ async def require_search_attributes(client: Client) -> None:
     Raises:
         ConnectionProblem: some are missing; the message holds the command that registers them.
     """
-    answer = await client.operator_service.list_search_attributes(
-        ListSearchAttributesRequest(namespace=client.namespace)
-    )
+    try:
+        answer = await client.operator_service.list_search_attributes(
+            ListSearchAttributesRequest(namespace=client.namespace)
+        )
+    except RPCError as error:
+        raise ConnectionProblem(
+            f"Temporal does not tell the search attributes of namespace {client.namespace}: "
+            f"{error.status.name}, {error.message}"
+        ) from None
     missing = [key.name for key in search_attributes.ALL if key.name not in answer.custom_attributes]
     if missing:
         flags = " ".join(f"--name {name} --type Keyword" for name in missing)

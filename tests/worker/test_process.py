@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -16,6 +17,7 @@ import httpx
 import pytest
 from temporalio.client import Client
 
+from activities.keyring import Key, Keyring
 from sandbox.ports import any_free
 
 SETTINGS = """
@@ -129,6 +131,62 @@ async def test_it_serves_metrics_and_ends_on_sigterm(client: Client, settings: P
     rest = await asyncio.wait_for(process.stderr.read(), 180)
     assert await process.wait() == 0
     assert b"worker stopping" in rest
+
+
+def with_receiver(tmp_path: Path, port: int, more: str = "") -> Path:
+    receiver = f'[receiver]\nlisten = "127.0.0.1:{port}"\nspool = "{tmp_path / "spool"}"\ntoken = "env:ALERT_TOKEN"\n'
+    return write(tmp_path / "runbooks.toml", f"{SETTINGS}{receiver}{more}")
+
+
+async def said(process: asyncio.subprocess.Process, text: bytes) -> None:
+    """Wait until a worker says it, or fail when it ends."""
+    assert process.stderr is not None
+    read = b""
+    while text not in read:
+        line = await asyncio.wait_for(process.stderr.readline(), 180)
+        assert line, read.decode()
+        read += line
+
+
+async def test_while_temporal_cannot_be_used_a_worker_that_takes_alerts_keeps_them(
+    client: Client, tmp_path: Path
+) -> None:
+    port = any_free()
+    settings = with_receiver(tmp_path, port)
+    known = environment(client, settings, TEMPORAL_NAMESPACE="nowhere", ALERT_TOKEN="s3cret")
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "worker", env=known, stderr=subprocess.PIPE)
+    await said(process, b"alerts are kept meanwhile: Temporal at")
+    alert = {"stage": "test", "text": "checkout fails", "id": "a-1"}
+    async with httpx.AsyncClient(headers={"Authorization": "Bearer s3cret"}) as http:
+        assert (await http.post(f"http://127.0.0.1:{port}/alerts", json=alert)).status_code == 202
+    process.send_signal(signal.SIGTERM)
+    _, rest = await asyncio.wait_for(process.communicate(), 180)
+    assert (process.returncode, b"Traceback" in rest) == (0, False), rest.decode()
+    assert len(list((tmp_path / "spool").glob("*.json"))) == 1
+
+
+async def test_a_worker_that_takes_alerts_begins_as_soon_as_its_keys_can_be_read(
+    client: Client, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keyring"
+    settings = with_receiver(tmp_path, any_free(), f'[encryption]\nkeys = "file:{keys}"\n')
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "worker", env=environment(client, settings), stderr=subprocess.PIPE
+    )
+    await said(process, b"alerts are kept meanwhile: the keys of histories")
+    keys.touch(mode=0o600)
+    write(keys, Keyring((Key.new("first"),)).text())
+    await said(process, b"worker ready")
+    process.send_signal(signal.SIGTERM)
+    await asyncio.wait_for(process.communicate(), 180)
+    assert process.returncode == 0
+
+
+async def test_a_door_for_alerts_that_is_taken_ends_it_at_once(client: Client, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = with_receiver(tmp_path, taken.getsockname()[1])
+        line = await refusal(environment(client, settings, TEMPORAL_NAMESPACE="nowhere"))
+    assert line.startswith("worker: receiver.listen: 127.0.0.1:")
 
 
 async def test_lines_of_workflows_name_their_run(client: Client, tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from cryptography.x509.oid import NameOID
 from starlette.applications import Starlette
 from temporalio.client import Client
 
-from activities.incidents import OpenIncident
-from activities.settings import AlarmRule, Receiver, Settings
+from activities.incidents import OpenIncident, incident_id
+from activities.keyring import Key, Keyring
+from activities.settings import AlarmRule, ConfigError, Receiver, Settings, load_settings
 from sandbox.ports import any_free
 from tests.hostile import VALUES, WORDS, Sent
 from tests.patience import soon
@@ -30,6 +31,7 @@ from worker.receiver import Desk, deliver, receive
 from worker.sns import Sns, signed_text
 from worker.spool import Spool
 from workflows.connection import ConnectionProblem
+from workflows.plugin import RunbooksPlugin
 
 TOPIC = "arn:aws:sns:us-east-1:123456789012:alarms"
 CERTIFICATE = "https://sns.us-east-1.amazonaws.com/SimpleNotificationService-1.pem"
@@ -181,6 +183,26 @@ async def test_the_generic_door(desk: tuple[httpx.AsyncClient, Spool], token: st
     assert spool.count() == (status == 202)
 
 
+async def test_an_alert_for_no_stage_of_ours_stands_in_the_log(
+    desk: tuple[httpx.AsyncClient, Spool], caplog: pytest.LogCaptureFixture
+) -> None:
+    client, _ = desk
+    await client.post("/alerts", json={**GENERIC, "stage": "prod"}, headers={"Authorization": "Bearer s3cret"})
+    assert "alert a-1 was not taken: there is no stage prod" in caplog.text
+
+
+def test_a_rule_for_a_stage_that_there_is_not_is_refused_with_the_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """At night SNS takes its refusal for final, and nobody hears of the alarm."""
+    file = tmp_path / "runbooks.toml"
+    monkeypatch.setenv("RUNBOOKS_CONFIG", str(file))
+    rule = '[[receiver.alarms]]\nalarm = "errors-*"\nstage = "prod"\n'
+    file.write_text(f'[receiver]\nspool = "{tmp_path}"\n{rule}')
+    with pytest.raises(ConfigError, match=r"receiver.alarms: the rule for 'errors-\*' names a stage 'prod'"):
+        load_settings()
+
+
 async def test_whatever_is_posted_is_kept_or_refused(desk: tuple[httpx.AsyncClient, Spool], sent: Sent) -> None:
     client, spool = desk
     token = {"Authorization": "Bearer s3cret"}
@@ -250,11 +272,61 @@ async def test_what_arrives_while_temporal_is_away_is_kept_and_delivered_once(
             await soon(lambda: spool.count() == 0, 30)
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)
-        handle = client.get_workflow_handle(f"incident-{queue}-checkout-fails")
+        handle = client.get_workflow_handle(incident_id(queue, "checkout fails"))
         await soon(lambda: bool(world.pages), 30)
         seen = await situation(handle)
         assert (seen.alerts, seen.repeats) == (["a-1", "a-2"], 1)
         assert len(world.pages) == 1
+        await handle.terminate()
+
+
+async def test_nothing_ends_the_delivery_and_its_log_quotes_nothing(
+    client: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world, spool = World("none"), Spool(tmp_path / "spool")
+    wrong = [ConfigError("encryption.keys: AWS answered ThrottlingException"), RuntimeError("Bearer s3cret")]
+
+    async def reach() -> Client:
+        if wrong:
+            raise wrong.pop(0)
+        return client
+
+    async with working(client, world) as queue:
+        spool.keep(OpenIncident(stage=queue, reason="errors", key="errors", alert="a-1", source="alarm", severity="P4"))
+        delivering = asyncio.create_task(deliver(spool, asyncio.Event(), queue, reach))
+        await soon(lambda: spool.count() == 0 or delivering.done())
+        assert not delivering.done()
+        assert "alerts wait on the disk (1): encryption.keys: AWS answered ThrottlingException" in caplog.text
+        assert "alerts wait on the disk (1): RuntimeError" in caplog.text
+        assert "s3cret" not in caplog.text
+        delivering.cancel()
+        await asyncio.gather(delivering, return_exceptions=True)
+        await client.get_workflow_handle(incident_id(queue, "errors")).terminate()
+
+
+async def test_a_key_that_was_promoted_since_is_read_before_the_next_try(
+    client: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker answers under a key that the receiver did not have when it connected."""
+    world, spool = World("none"), Spool(tmp_path / "spool")
+    target = client.service_client.config.target_host
+    old, new = Key.new("old"), Key.new("new")
+    rings = [Keyring((old,)), Keyring((new, old))]
+
+    async def reach() -> Client:
+        return await Client.connect(target, plugins=[RunbooksPlugin(rings.pop(0) if len(rings) > 1 else rings[0])])
+
+    promoted = await Client.connect(target, plugins=[RunbooksPlugin(rings[1])])
+    async with working(promoted, world) as queue:
+        spool.keep(OpenIncident(stage=queue, reason="errors", key="errors", alert="a-1", source="alarm", severity="P4"))
+        delivering = asyncio.create_task(deliver(spool, asyncio.Event(), queue, reach))
+        await soon(lambda: spool.count() == 0 or delivering.done())
+        assert not delivering.done()
+        assert f"alert a-1 waits: this process lacks the key {new.id}" in caplog.text
+        handle = promoted.get_workflow_handle(incident_id(queue, "errors"))
+        assert ((await situation(handle)).alerts, list((tmp_path / "spool/refused").iterdir())) == (["a-1"], [])
+        delivering.cancel()
+        await asyncio.gather(delivering, return_exceptions=True)
         await handle.terminate()
 
 
@@ -273,7 +345,7 @@ async def test_an_alert_to_a_closing_incident_waits_and_holds_no_other_up(client
         spool.keep(problem("errors", "a-1"))
         delivering = asyncio.create_task(deliver(spool, arrived, queue, reach))
         await soon(lambda: spool.count() == 0)
-        handle = client.get_workflow_handle(f"incident-{queue}-errors")
+        handle = client.get_workflow_handle(incident_id(queue, "errors"))
         await handle.execute_update("resolve", {"by": "ann"})
         await soon(lambda: "report" in world.held)
         for waiting in (problem("errors", "a-2"), problem("latency", "a-3")):
@@ -288,4 +360,4 @@ async def test_an_alert_to_a_closing_incident_waits_and_holds_no_other_up(client
         delivering.cancel()
         await asyncio.gather(delivering, return_exceptions=True)
         for key in ("errors", "latency"):
-            await client.get_workflow_handle(f"incident-{queue}-{key}").terminate()
+            await client.get_workflow_handle(incident_id(queue, key)).terminate()
