@@ -12,8 +12,10 @@ RUN python -m venv /opt/runbooks \
 
 # --- base: packages, code, a user without rights ---------------------------------------------------------------------
 FROM ${PYTHON_IMAGE} AS base
+# A volume that is mounted where the image has no folder would belong to root.
 RUN useradd --uid 10001 --no-create-home --home-dir /var/lib/runbooks --shell /usr/sbin/nologin runbooks \
- && install -d -o runbooks -g runbooks /var/lib/runbooks /etc/runbooks
+ && install -d -o runbooks -g runbooks /var/lib/runbooks /etc/runbooks \
+      /var/lib/runbooks/alerts /var/lib/runbooks/sandbox
 COPY --from=packages /opt/runbooks /opt/runbooks
 WORKDIR /app
 COPY workflows workflows

@@ -7,6 +7,7 @@ wrong type or a service that is not there fails.
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 import shlex
@@ -183,7 +184,7 @@ def test_variables_have_defaults_and_no_secret_stands_in_it() -> None:
 def test_our_variables_are_those_that_the_worker_reads() -> None:
     read = "".join(path.read_text() for folder in ("worker", "activities") for path in (ROOT / folder).glob("*.py"))
     of_temporal = {"TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE"}  # temporalio.envconfig reads these
-    for name in (*WORKERS, "setup", "codec"):
+    for name in (*WORKERS, "setup", "codec", "receiver"):
         for key in COMPOSE.services[name].environment.keys() - of_temporal:
             field = key.removeprefix("RUNBOOKS_").lower().split("__")[0]
             assert f'"{key}"' in read or field in Settings.model_fields, f"{name} sets {key}, which nothing reads"
@@ -228,6 +229,31 @@ def test_ports_that_are_scraped_and_opened_are_served() -> None:
     published = [port.rpartition("}:")[2] for service in COMPOSE.services.values() for port in service.ports]
     assert len({port.split(":")[0] for port in published}) == len(published), "two services want one port"
     assert all("127.0.0.1" in port for service in COMPOSE.services.values() for port in service.ports)
+
+
+def test_the_receiver_can_be_reached_and_what_it_keeps_outlives_its_container() -> None:
+    receiver = COMPOSE.services["receiver"]
+    assert receiver.command == ["python", "-m", "worker.receiver"]
+    assert callable(importlib.import_module("worker.receiver").main)
+    assert not receiver.depends_on, "it keeps alerts while Temporal is away"
+    port = receiver.environment["RUNBOOKS_RECEIVER__LISTEN"].rpartition(":")[2]
+    assert [published.rpartition(":")[2] for published in receiver.ports] == [port]
+    spool = receiver.environment["RUNBOOKS_RECEIVER__SPOOL"]
+    (volume,) = [volume.split(":")[0] for volume in receiver.volumes if volume.split(":")[1] == spool]
+    assert volume in COMPOSE.volumes
+    assert receiver.healthcheck
+    check = (receiver.healthcheck.test or [])[-1]
+    ast.parse(check)
+    assert f":{port}/health'" in check, "the image's own looks at the worker's metrics"
+
+
+def test_our_user_may_write_to_every_volume_of_ours() -> None:
+    """A new volume gets owner and mode of the image's folder; where there is none, it belongs to root."""
+    made = " ".join(rest for word, rest in instructions() if word == "RUN" and "install -d -o runbooks" in rest).split()
+    for name, service in COMPOSE.services.items():
+        for volume in service.volumes if service.build else ():
+            source, target, *_ = volume.split(":")
+            assert source.startswith(".") or target in made, f"{name} could not write to {target}"
 
 
 def test_the_namespace_gets_every_search_attribute() -> None:
@@ -287,6 +313,18 @@ def test_what_the_example_settings_rehearse_is_input_of_those_runbooks(example: 
     rehearsed(example.model_dump())
     (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/runbooks/Rehearsal.md").read_text(), re.DOTALL)
     rehearsed(tomllib.loads(block))
+
+
+def test_the_examples_receiver_can_be_used_as_it_stands_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = (ROOT / "deploy/runbooks.example.toml").read_text()
+    (block,) = re.findall(r"^# \[receiver\]\n(?:#.*\n)+", text, re.M)
+    file = tmp_path / "runbooks.toml"
+    file.write_text(text.replace(block, re.sub(r"^# ?", "", block, flags=re.M)))
+    monkeypatch.setenv("RUNBOOKS_CONFIG", str(file))
+    receiver = Settings().receiver
+    assert receiver is not None
+    assert not receiver.with_worker, "the service beside the workers takes the alerts"
+    assert str(receiver.spool) == COMPOSE.services["receiver"].environment["RUNBOOKS_RECEIVER__SPOOL"]
 
 
 # --- the image -------------------------------------------------------------------------------------------------------
