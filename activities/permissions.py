@@ -143,6 +143,7 @@ RARE = (
 
 _FUNCTION = "arn:${Partition}:lambda:${Region}:${Account}:function:${Function}"
 _API = "arn:${Partition}:apigateway:${Region}::/restapis"
+_LOG = "arn:${Partition}:logs:${Region}:${Account}:log-group"
 _BUCKET = "arn:${Partition}:s3:::${Records}"
 _RESOURCES: tuple[tuple[str, tuple[str, ...]], ...] = (
     # The first pattern that fits an action. '*' where AWS has no resources for it.
@@ -151,7 +152,7 @@ _RESOURCES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"cloudformation:(GetTemplateSummary|ListStacks|ValidateTemplate)", ("*",)),
     (r"cloudformation:", ("arn:${Partition}:cloudformation:${Region}:${Account}:stack/${Stack}/*",)),
     (r"logs:(GetQueryResults|StopQuery|DescribeLogGroups|DescribeQueries)", ("*",)),
-    (r"logs:", ("arn:${Partition}:logs:${Region}:${Account}:log-group:${LogGroup}:*",)),
+    (r"logs:", tuple(f"{_LOG}:{group}:*" for group in ("${LogGroup}", "${GatewayLogGroup}"))),
     (r"s3:(ListAllMyBuckets)", ("*",)),
     (r"s3:(ListBucket|GetBucket)", (_BUCKET,)),
     (r"s3:", (f"{_BUCKET}/*",)),

@@ -104,12 +104,13 @@ class AwsChecks:
         refused: list[str] = []
         wanted = {call for made in with_rare(calls.kept(), "aws", self._stage).values() for call in made}
         for resources, actions in statements(wanted):
-            on = [filled(resource, names) for resource in resources]
-            pages = self._aws.iam.get_paginator("simulate_principal_policy").paginate(
-                PolicySourceArn=source, ActionNames=actions, ResourceArns=[_concrete(resource) for resource in on]
-            )
-            results = [result for page in pages for result in page["EvaluationResults"]]
-            refused += [result["EvalActionName"] for result in results if result["EvalDecision"] != "allowed"]
+            # One resource at a time: an answer about several does not say of which it is true.
+            for resource in dict.fromkeys(_concrete(filled(resource, names)) for resource in resources):
+                pages = self._aws.iam.get_paginator("simulate_principal_policy").paginate(
+                    PolicySourceArn=source, ActionNames=actions, ResourceArns=[resource]
+                )
+                results = [result for page in pages for result in page["EvaluationResults"]]
+                refused += [result["EvalActionName"] for result in results if result["EvalDecision"] != "allowed"]
         if refused:
             listed = ", ".join(sorted(set(refused)))
             return wrong(
@@ -137,6 +138,7 @@ class AwsChecks:
             "Function": stage.function,
             "Stack": stage.stack or "",
             "LogGroup": stage.log_group,
+            "GatewayLogGroup": stage.gateway.log_group or stage.log_group,  # where none is named, none is read
             "Records": self._settings.records.bucket,
             "RestApi": stage.gateway.api_id or "",
         }

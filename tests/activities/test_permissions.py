@@ -95,6 +95,13 @@ def test_a_policy_is_limited_to_the_stage_where_aws_allows_it() -> None:
         assert not [action for action in changing if resources_of(action) == ("*",)], "a change on everything"
 
 
+def test_both_logs_that_are_read_are_allowed() -> None:
+    """The function's, and the gateway's access log: ``signs.gateway_log`` and ``insights.requests`` read it."""
+    for action in ("logs:FilterLogEvents", "logs:StartQuery"):
+        groups = {resource.partition(":log-group:")[2] for resource in resources_of(action)}
+        assert groups == {"${LogGroup}:*", "${GatewayLogGroup}:*"}
+
+
 def test_names_are_filled_in_and_what_is_not_known_is_any() -> None:
     assert filled("a:${Region}:${Stack}", {"Region": "us-east-1"}) == "a:us-east-1:*"
 
@@ -195,5 +202,8 @@ def test_families() -> None:
     assert family_of("SomethingNew") == "something-new"
     named = [workflow for workflows in FAMILIES.values() for workflow in workflows]
     assert len(named) == len(set(named))
+    page = (DEPLOY / "README.md").read_text()
+    for family, workflows in FAMILIES.items():
+        assert f"| `{family}` | {', '.join(workflows)} |" in page, "people attach a policy by what it is for"
     everybody = by_family({"worker": ["sts:AssumeRole"], "QuickRollback": ["lambda:GetAlias"]})
     assert everybody == {"rollback": ["lambda:GetAlias", "sts:AssumeRole"]}

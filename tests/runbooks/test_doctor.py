@@ -156,6 +156,7 @@ def test_a_role_that_lacks_a_permission_is_told_which(here: pytest.MonkeyPatch, 
     stage = settings.stages["staging"]
     names = {"Partition": "aws", "Region": "us-east-1", "Account": "*", "Function": stage.function}
     names |= {"Stack": stage.stack or "", "LogGroup": stage.log_group, "Records": settings.records.bucket}
+    names |= {"GatewayLogGroup": stage.gateway.log_group or ""}
     allowed = [action for made in with_rare(kept(), "aws", stage).values() for action in made]
     iam: Any = boto3.client("iam", endpoint_url=settings.aws.endpoint_url, region_name="us-east-1")
     iam.create_user(UserName="runbooks")
@@ -173,6 +174,9 @@ def test_a_role_that_lacks_a_permission_is_told_which(here: pytest.MonkeyPatch, 
     found = line("permissions")
     assert (found.state, "deploy/iam" in (found.remedy or "")) == (State.WRONG, True)
     assert found.said.endswith("may not: lambda:UpdateAlias, s3:PutObject")
+    names["GatewayLogGroup"] = "/another"
+    may(allowed)
+    assert line("permissions").said.endswith("may not: logs:FilterLogEvents, logs:StartQuery")
 
 
 def _port(house: House, name: str) -> int:
