@@ -6,6 +6,7 @@ workflow.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,9 @@ CLOSING = "Closing"
 _CLOSING = ("Refused", "AcceptedUpdateCompletedWorkflow")
 """How an incident answers then: it says so, or has ended before it could answer."""
 
+_LONGEST, _DIGITS = 100, 8
+"""Characters of an incident's id, which is its ``key`` too (a ``Name``), and of the digest in it."""
+
 
 class OpenIncident(Facts):
     """A problem, as whoever noticed it describes it."""
@@ -62,10 +66,20 @@ class Opened(Finding):
     new: bool | None = Field(description="False when a running incident was joined; None when nobody answered yet")
 
 
-def incident_id(stage: str, key: str) -> str:
-    """Workflow id of the incident of a problem on a stage."""
-    slug = re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")[:60].strip("-")
-    return f"incident-{stage}-{slug or 'unnamed'}"
+def incident_id(stage: str, key: str, *, drill: bool = False) -> str:
+    """Workflow id of the incident of a problem on a stage; a drill has one of its own, which no real alert joins.
+
+    Keys that differ by more than capitals, spaces and hyphens have different ids: what the id cannot show of a key
+    stands in it as a digest. A stage with a hyphen is set off by a dot, which no key's part has, because ``eu`` and
+    ``prod-x`` are not ``eu-prod`` and ``x``.
+    """
+    said = " ".join(key.lower().split())
+    slug = re.sub(r"[^a-z0-9]+", "-", said).strip("-")
+    whole = f"{'drill' if drill else 'incident'}-{stage}{'.' if '-' in stage else '-'}{slug or 'unnamed'}"
+    if slug == said.replace(" ", "-") and len(whole) <= _LONGEST:
+        return whole
+    digest = hashlib.sha256(f"{stage}\0{said}".encode()).hexdigest()[:_DIGITS]
+    return f"{whole[: _LONGEST - _DIGITS - 1].rstrip('.-')}-{digest}"
 
 
 class Incidents:
@@ -86,7 +100,7 @@ async def open_incident(client: Client, task_queue: str, problem: OpenIncident) 
         ApplicationError: Temporal is away or the incident is just closing, after which a new one can be opened (both
             pass), or the incident cannot read the alert (lasting).
     """
-    workflow_id = incident_id(problem.stage, problem.key)
+    workflow_id = incident_id(problem.stage, problem.key, drill=problem.drill)
     given: dict[str, Any] = {
         "stage": problem.stage,
         "reason": problem.reason,

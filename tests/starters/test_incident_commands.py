@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
+from activities.incidents import incident_id
 from starters.problems import Code
 from tests.patience import soon
 from tests.starters.conftest import Cli, write_settings
@@ -25,7 +26,7 @@ async def test_an_incident_from_the_command_line(
         assert said.code == Code.DONE, said.err
         assert said.document["new"] is True
         run = said.document["workflow_id"]
-        assert run == f"incident-{queue}-checkout-fails"
+        assert run == incident_id(queue, "Checkout fails!")
         again = await cli(*opening)
         assert (again.document["workflow_id"], again.document["new"]) == (run, False), "the same problem joins"
         handle = client.get_workflow_handle(run)

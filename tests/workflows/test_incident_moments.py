@@ -125,6 +125,25 @@ async def test_an_alert_to_a_closing_incident_is_tried_again_until_it_opens_a_ne
         await handle.terminate()
 
 
+async def test_a_real_alarm_during_a_drill_of_its_key_calls_people(client: Client) -> None:
+    world = World("none")
+    async with working(client, world) as queue:
+        drill = OpenIncident(
+            stage=f"stage-{queue}", reason="errors", key="errors", alert="d-1", source="ann", severity="P1", drill=True
+        )
+        practised = await open_incident(client, queue, drill)
+        alarm = drill.model_copy(update={"alert": "a-1", "source": "alarm", "drill": False})
+        real = await open_incident(client, queue, alarm)
+        assert (practised.new, real.new) == (True, True)
+        await soon(lambda: bool(world.pages))
+        again = await open_incident(client, queue, drill.model_copy(update={"alert": "d-2"}))
+        assert (again.workflow_id, again.new) == (practised.workflow_id, False)
+        for opened, alerts in ((practised, ["d-1", "d-2"]), (real, ["a-1"])):
+            handle = client.get_workflow_handle(opened.workflow_id)
+            assert (await situation(handle)).alerts == alerts
+            await handle.terminate()
+
+
 @pytest.fixture
 def notes_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """A note that says so makes the history of a run long that continues no other."""
