@@ -256,11 +256,13 @@ def _ways(workflow_id: str, book: Book) -> str:
     if book.reached("resolved"):
         return (
             f"- `runbooks incident action {workflow_id} add 'what has to be done' --owner NAME`\n"
-            f"- `runbooks incident held {workflow_id}`"
+            f"- `runbooks incident held {workflow_id}`\n"
+            '- in the UI: update `post_mortem` with `{"by": "your name"}`, or `action`, which says what it takes'
         )
     return (
         f"- `runbooks incident ack {workflow_id}`\n- `runbooks incident command {workflow_id}`\n"
-        f"- `runbooks incident severity {workflow_id} P2 --reason WHY`\n- `runbooks incident resolve {workflow_id}`"
+        f"- `runbooks incident severity {workflow_id} P2 --reason WHY`\n- `runbooks incident resolve {workflow_id}`\n"
+        '- in the UI: update `acknowledge` with `{"by": "your name"}`; the others say there what they take'
     )
 
 

@@ -382,6 +382,8 @@ async def test_it_is_not_verified_while_it_is_not_ready(client: Client) -> None:
     async with working(client, world) as queue:
         handle = await begin(client, queue, severity="P1")
         await soon(lambda: bool(world.pages))
+        shown = (await handle.query("__temporal_workflow_metadata")).current_details
+        assert 'update `acknowledge` with `{"by": "your name"}`' in shown, "for people without the command line"
         await send(handle, "resolve", cause="the database was away")
         await until(handle, lambda s: "not verified: it goes on" in timeline(s))
         world.down = set()

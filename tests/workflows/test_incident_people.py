@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio import workflow
 from temporalio.client import Client
 
 from activities.contacts import Contact, Contacts
@@ -13,7 +17,19 @@ from tests.histories import keep
 from tests.patience import soon
 from tests.workflows.incident_world import World, begin, send, working
 from tests.workflows.probe import progress, until
-from workflows.model import ChecklistItem, RunState, State
+from workflows.incident import Incident
+from workflows.incident_model import (
+    Acknowledge,
+    ActionItem,
+    Choose,
+    Held,
+    Mitigated,
+    Resolve,
+    SetCause,
+    SetSeverity,
+    TakeCommand,
+)
+from workflows.model import Answer, By, ChecklistItem, Message, Note, RunState, State
 
 
 def timeline(state: RunState) -> str:
@@ -22,6 +38,34 @@ def timeline(state: RunState) -> str:
 
 def item(state: RunState, name: str) -> ChecklistItem:
     return next(item for item in state.checklist if item.id == name)
+
+
+SENT: dict[str, type[Message]] = {
+    "acknowledge": Acknowledge,
+    "command": TakeCommand,
+    "severity": SetSeverity,
+    "cause": SetCause,
+    "recover": Choose,
+    "mitigated": Mitigated,
+    "resolve": Resolve,
+    "action": ActionItem,
+    "post_mortem": Held,
+    "approve": Answer,
+    "reject": Answer,
+    "note": Note,
+    "abort": By,
+}
+
+
+def test_what_the_page_tells_people_without_the_command_line_to_send_is_taken() -> None:
+    page = (Path(__file__).parents[2] / "docs/runbooks/Incident.md").read_text()
+    rows = re.findall(r"^\| `runbooks .*?\| (?:signals? )?((?:`\w+`,? )+)`(\{.*?\})` \|", page, re.M)
+    told = {name: json.loads(given) for names, given in rows for name in re.findall(r"\w+", names)}
+    assert told.keys() == SENT.keys()
+    taken = workflow._Definition.must_from_class(Incident)
+    for name, given in told.items():
+        assert name in taken.updates or name in taken.signals, name
+        assert SENT[name].model_validate(given)
 
 
 OTHERS = "engineering lead, product and customer success"
