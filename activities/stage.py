@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from activities.facts import Facts as Facts
 from activities.incident_policy import IncidentPolicy
@@ -35,7 +35,9 @@ class GatePolicy(Facts):
 
     approvals: int = Field(1, ge=0, le=10, description="Distinct people who must approve; 0 waives the gate")
     approvers: tuple[str, ...] = Field((), description="Who may answer; empty means anybody")
-    requester_may_approve: bool = Field(True, description="Whether who asked for the run may approve it")
+    requester_may_approve: bool = Field(
+        True, description="Whether who asked for the run may approve it; unset, everywhere but in production"
+    )
     remind_every: timedelta = Field(timedelta(minutes=15), description="Reminder interval while the gate waits")
     time_limit: timedelta = Field(
         timedelta(hours=24), description="After this long without an answer, on_timeout holds"
@@ -306,6 +308,20 @@ class Stage(Facts):
     waive_gates_in_incident: bool = Field(
         False, description="Whether a run that names an ongoing incident skips the approval of a rollback"
     )
+
+    @field_validator("gates")
+    @classmethod
+    def _who_asked(cls, gates: dict[str, GatePolicy], info: ValidationInfo) -> dict[str, GatePolicy]:
+        """A policy that is written for something else does not let who asks for a production run approve it.
+
+        Decided here, where settings are read: what an older run has recorded says it either way, and stays as it is.
+        """
+        if not info.data.get("production"):
+            return gates
+        unset = {key: policy for key, policy in gates.items() if "requester_may_approve" not in policy.model_fields_set}
+        return gates | {
+            key: policy.model_copy(update={"requester_may_approve": False}) for key, policy in unset.items()
+        }
 
     @property
     def incident_policy(self) -> IncidentPolicy:

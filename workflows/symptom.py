@@ -30,7 +30,7 @@ from workflows.symptom_remedies import BY_PEOPLE, RUNBOOK_OF, Offer, Remedy, Rul
 
 I = TypeVar("I", bound=SymptomInput)  # noqa: E741
 
-CHOICE = GatePolicy(time_limit=timedelta(hours=4), remind_every=timedelta(minutes=15))
+CHOICE = GatePolicy(requester_may_approve=True, time_limit=timedelta(hours=4), remind_every=timedelta(minutes=15))
 """Which remedy: who asked for the run may say so. The remedy's own run asks for the exact change."""
 
 NOT_MENDED = "NotMended"
