@@ -73,7 +73,7 @@ def answers(workflow_id: str, gate: Gate) -> dict[str, str]:
     quoted = f"-w '{workflow_id}'"
     return {
         "UI": f"Signal → approve (or reject), input {payload}",
-        "runbooks": f"runbooks approve {workflow_id} --gate {gate.id} --by 'YOUR NAME'",
+        "runbooks": f"runbooks approve {workflow_id} --gate {gate.id} --plan {gate.plan_hash} --by 'YOUR NAME'",
         "temporal": f"temporal workflow signal {quoted} --name approve --input '{payload}'",
     }
 

@@ -93,6 +93,7 @@ def test_a_run_is_drawn_whole(width: int) -> None:
         "asked for: [x]",
     ):
         assert part in text
+    assert "--gate turn-it --plan abc123abc123 --by" in " ".join(text.split()), "a yes is to the plan that was read"
 
 
 def test_the_end_shows_outcome_what_is_left_and_the_report() -> None:
