@@ -63,7 +63,12 @@ class Asking(Steps[I]):
         if self.stage.signed_approvals:
             info = workflow.info()
             keys = await self._signers(gate_id)
-            signing = Signing(workflow_id=info.workflow_id, run=info.first_execution_run_id, keys=keys)
+            before = sum(gate.asked for gate in self.state.gates if gate.id == gate_id)
+            if before and not workflow.patched("a-gate-that-comes-again-is-signed-anew"):
+                before = 0
+            signing = Signing(
+                workflow_id=info.workflow_id, run=info.first_execution_run_id, keys=keys, asked_before=before
+            )
         gate = gates.open_gate(gate_id, question, dict(plan), rules, self.inp.requested_by, workflow.now(), signing)
         self.state.gates.append(gate)
         if signing is not None and (able := gates.able(gate)) < gate.needed:

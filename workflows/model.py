@@ -167,6 +167,7 @@ class Signing(BaseModel):
     workflow_id: str
     run: str = Field(description="Id of the first run of this workflow: it outlives resets and continued runs")
     keys: dict[str, str] = Field(default_factory=dict, description="Public keys by approver")
+    asked_before: int = Field(0, description="How often earlier gates of this id and run were asked")
     used: list[str] = Field(default_factory=list, description="Nonces of what has counted; none counts again")
 
 

@@ -38,7 +38,7 @@ def statement(gate: Gate, decision: Decision, nonce: str) -> bytes:
         "workflow": gate.signing.workflow_id,
         "run": gate.signing.run,
         "gate": gate.id,
-        "asked": gate.asked,
+        "asked": gate.signing.asked_before + gate.asked,
         "plan": digest(gate.plan),
         "decision": decision.decision,
         "by": decision.by,

@@ -43,6 +43,7 @@ from activities.migration_models import (
 from activities.releases import LedgerEntry, ReleaseFacts
 from activities.reports import RunRecord, render
 from activities.stage import Stage
+from activities.stages import Signers
 from tests.workflows.bare_stage import bare_stage
 from workflows import policy
 from workflows.converter import data_converter
@@ -94,6 +95,7 @@ class World:
         self.log: list[MigrationEntry] = []
         self.children: list[tuple[str, dict[str, Any]]] = []
         self.told: list[str] = []
+        self.keys: dict[str, str] = {}
         self.reports: list[dict[str, str]] = []
 
     def did(self, stage: str, what: str) -> None:
@@ -115,6 +117,10 @@ class World:
                 **self.policies[kind],
             },
         )
+
+    @activity.defn(name="stages.signers")
+    async def signers(self) -> Signers:
+        return Signers(keys=self.keys)
 
     # --- the database -------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,8 @@ from temporalio.worker import Replayer
 from activities.stage import GatePolicy, Stage
 from starters.keys import public_of, signed
 from starters.problems import Problem
+from tests.histories import keep
+from tests.workflows import migration_world
 from tests.workflows.probe import Probe, World, at_gate, begin, failure, progress, until, working
 from workflows import gates
 from workflows.model import Decision, Gate, Outcome, RunbookResult, RunState, Signing
@@ -75,6 +78,7 @@ OTHERS: dict[str, tuple[Gate, Gate]] = {
     "another workflow": (gate(signing(workflow_id="run-2")), gate()),
     "another gate": (gate(gate_id="other"), gate()),
     "the gate asked before": (gate(), gate().model_copy(update={"asked": 2})),
+    "an earlier gate of that id": (gate(), gate(signing(asked_before=1))),
 }
 
 
@@ -236,6 +240,35 @@ async def test_keys_are_those_of_the_moment_when_the_gate_opens_and_is_asked_aga
         assert "no key is registered for bob; one is for: cid" in str(refused.value.cause)
         await handle.execute_update("decide", await sign(handle, "cid"))
         await asyncio.wait_for(handle.result(), 180)
+
+
+async def test_what_was_signed_for_a_gate_does_not_count_when_it_comes_again(client: Client) -> None:
+    """Late writers are asked about again and again, with the same plan. Neither a yes that counted counts once more,
+    nor one that was signed then and came too late."""
+    there = migration_world.World(signed_approvals=True)
+    there.keys = dict(REGISTERED)
+    async with migration_world.working(client, there) as queue:
+        handle = await migration_world.begin(client, queue, migration_world.BACKFILL, release="new")
+        await until(handle, at_gate)
+        there.late = [7, 7]
+        await handle.execute_update("decide", await sign(handle, "bob"))
+
+        def asked(times: int) -> Callable[[RunState], bool]:
+            return lambda s: at_gate(s) and [gate.id for gate in s.gates].count("late-writers") == times
+
+        first = (await until(handle, asked(1))).open_gate()
+        counted, unused = await sign(handle, "bob"), await sign(handle, "cid")
+        await handle.execute_update("decide", counted)
+        second = (await until(handle, asked(2))).open_gate()
+        assert first.plan_hash == second.plan_hash
+        for again in (counted, unused):
+            with pytest.raises(WorkflowUpdateFailedError) as refused:
+                await handle.execute_update("decide", again)
+            assert f"is not {again['by']}'s for this gate" in str(refused.value.cause)
+        await handle.execute_update("decide", await sign(handle, "bob"))
+        result = RunbookResult.model_validate(await asyncio.wait_for(handle.result(), 180))
+        assert result.outcome is Outcome.COMPLETED
+        await keep(handle, "DatabaseMigration", "late-writers-signed-twice")
 
 
 async def test_a_gate_that_nobody_can_sign_says_so_at_once(client: Client) -> None:
