@@ -233,7 +233,9 @@ class Runbook(Queueing[I]):
             if undo is not None and (registered := undo(result)) is not None:
                 self._undos.append((step_id, registered))
             task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            stopped = task is not None and task.cancelling()
+            spent = self._aborted is not None and not self._is_over()  # by the SDK, on a start that was under way
+            if stopped or (spent and workflow.patched("an-abort-while-a-run-below-starts-is-heard")):
                 # It was done before it heard that it should stop.
                 raise asyncio.CancelledError("stopped after this step")
             return result

@@ -1,19 +1,22 @@
-"""A wait that another task cancels in the moment in which it is over."""
+"""A task that is cancelled in the moment in which its wait is over, or in which a run below it starts."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from temporalio import workflow
 from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Replayer, Worker
 
 from tests.histories import keep
+from tests.workflows.probe import Outer, World, begin, failure, until, working
 from workflows import waiting
 
 
@@ -83,3 +86,41 @@ async def test_the_frames_wait_ends_as_cancelled(client: Client) -> None:
     assert await handle.result() == "cancelled"
     await Replayer(workflows=[Moment]).replay_workflow(await handle.fetch_history())
     await keep(handle, "CancelledInTheSameMoment", "by-the-frame")
+
+
+async def test_an_abort_while_a_run_below_is_being_started_is_heard(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK spends it on the start; the run below, which is closing when it hears of it, ends well."""
+    starts, sent, aborts, closes = (threading.Event() for _ in range(4))
+    run_child, abort = Outer.run_child, Outer._abort
+
+    async def held_start(self: Outer, *args: Any, **more: Any) -> Any:
+        starts.set()
+        assert sent.wait(8)
+        return await run_child(self, *args, **more)
+
+    def held_abort(self: Outer, message: Any) -> None:
+        aborts.set()
+        assert closes.wait(8)
+        abort(self, message)
+
+    monkeypatch.setattr(Outer, "run_child", held_start)
+    monkeypatch.setattr(Outer, "_abort", held_abort)
+    world = World(default={"on_timeout": "approve", "time_limit": "PT0.1S"})
+    world.numbers["own"] = 1
+    world.chat_held = asyncio.Event()
+    async with working(client, world) as queue:
+        handle = await begin(client, queue, "Outer")
+        child = client.get_workflow_handle(f"{handle.id}/probe")
+        assert await asyncio.to_thread(starts.wait, 8)
+        await handle.signal("abort", {"by": "bob"})
+        sent.set()  # the task that starts the run below ends when the abort is there
+        assert await asyncio.to_thread(aborts.wait, 8)
+        await until(child, lambda s: s.checklist[0].done)
+        closes.set()
+        await until(child, lambda s: any("the closing goes on" in entry.text for entry in s.timeline))
+        world.chat_held.set()
+        assert (await failure(handle)).type == "Aborted"
+        await keep(handle, "Outer", "aborted-as-its-child-starts")
+    assert world.done == ["own=2", "dial=2", "lamp=2", "own=1"]
