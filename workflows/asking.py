@@ -169,6 +169,13 @@ class Asking(Steps[I]):
             if gate.state == "approved":
                 gate.state = "begun"
 
+    def _shut_gates(self) -> None:
+        """The run ends, and nobody waits any more for what was asked."""
+        waiting = [gate for gate in self.state.gates if gate.state == "open"]
+        if waiting and workflow.patched("a-run-that-ends-shuts-its-gates"):
+            for gate in waiting:
+                gate.state = "rejected"
+
     # --- waits --------------------------------------------------------------------------------------------------
 
     async def wait(

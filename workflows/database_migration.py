@@ -315,6 +315,8 @@ class DatabaseMigration(ValidationSteps):
         question = f"{self.stage.name} is left half migrated. Restore the backup? Every write since it is lost"
         try:
             await self.gate("restore-backup", question, plan)
+            if workflow.patched("what-a-gate-released-has-begun"):
+                await self._honour_gates()
             await self.run_child("restore", "DatabaseRestore", self._restore, title="Restore the backup")
         except (ActivityError, ApplicationError, ChildWorkflowError) as error:
             self.state.left_undone += [*left, f"the backup was not restored: {describe(error)[0]}"]

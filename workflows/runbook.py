@@ -258,6 +258,7 @@ class Runbook(Queueing[I]):
         if self.state.paused_by is not None and workflow.patched("a pause does not hold what is undone"):
             self.say(f"no longer paused by {self.state.paused_by}: what was begun is undone", level="warning")
             self.state.paused_by = None
+        self._shut_gates()
         began = bool(self._undos)
         await self._undo_all()
         note = await self.after_undo()

@@ -178,6 +178,8 @@ class Symptom(Looking[I]):
                 self._plan(offer, child, offers, now),
                 fallback=CHOICE if child is not None else None,
             )
+            if workflow.patched("what-a-gate-released-has-begun"):
+                await self._honour_gates()
         except Stopped as stopped:
             if stopped.type != "Rejected":
                 raise

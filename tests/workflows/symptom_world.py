@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -61,6 +62,8 @@ class World:
         self.policies = policies
         self.children: list[tuple[str, dict[str, Any]]] = []
         self.child_fails: dict[str, str] = {}
+        self.hold: dict[str, asyncio.Event] = {}
+        """By name of a runbook: the run below answers when this is set."""
         self.profiler: list[tuple[int, int]] = []
         self.level: ProfilerLevel | None = ProfilerLevel(summary="off", level=0, slow_ms=100)
         self.incidents: list[OpenIncident] = []
@@ -188,6 +191,8 @@ class World:
 
     @activity.defn(name="world.child")
     async def child(self, runbook: str, inp: dict[str, Any]) -> RunbookResult:
+        if held := self.hold.get(runbook):
+            await held.wait()
         if fault := self.child_fails.get(runbook):
             kind = fault.partition(":")[0]
             raise ApplicationError(fault, type=kind, non_retryable=True)

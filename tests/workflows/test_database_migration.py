@@ -479,6 +479,39 @@ async def test_late_writers_whose_update_stays_half_done_are_offered_the_backup(
         assert outcome(error).left_undone[0] == "3 documents stay updated"
 
 
+async def test_what_was_asked_before_an_abort_is_not_asked_beside_the_backup(client: Client) -> None:
+    world = World()
+    async with working(client, world) as queue:
+        handle = await begin(client, queue, BACKFILL, release="new", journal=False)
+        await until(handle, at_gate)
+        world.late = [7]
+        await handle.signal("approve", {"by": "bob"})
+        await until(handle, lambda s: (found := s.open_gate()) is not None and found.id == "late-writers")
+        await handle.signal("abort", {"by": "bob"})
+        await until(handle, lambda s: any(gate.id == "restore-backup" for gate in s.gates))
+        await handle.signal("reject", {"by": "bob"})  # which one need not be said
+        assert (await failure(handle)).type == "LeftUndone"
+        assert [gate.state for gate in (await progress(handle)).gates] == ["begun", "rejected", "rejected"]
+        await keep(handle, "DatabaseMigration", "aborted-at-a-gate")
+
+
+async def test_the_approval_of_a_restore_that_runs_is_not_taken_back(client: Client) -> None:
+    world = World()
+    world.fail["BatchedUpdate production"] = "left: 1,200 documents stay updated"
+    world.hold["DatabaseRestore"] = asyncio.Event()
+    async with working(client, world) as queue:
+        handle = await begin(client, queue, BACKFILL, release="new", journal=False)
+        await answer(handle, "approve-migration")
+        await answer(handle, "restore-backup")
+        await until(handle, lambda s: (step := s.step("restore")) and step.state is State.RUNNING)
+        await handle.signal("revoke", {"by": "bob"})
+        refused = "the step that 'restore-backup' released has begun: send abort instead"
+        state = await until(handle, lambda s: any(refused in entry.text for entry in s.timeline))
+        assert state.open_gate() is None
+        world.hold["DatabaseRestore"].set()
+        assert (await failure(handle)).type == "ChangeFailed"
+
+
 async def test_a_backup_that_is_not_verified_stops_everything(client: Client) -> None:
     world = World()
     world.fail["DatabaseBackup production"] = "the disk is full"

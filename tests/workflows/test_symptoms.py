@@ -281,6 +281,33 @@ async def test_people_who_say_no_are_offered_the_next(client: Client) -> None:
     assert world.children == []
 
 
+async def test_the_approval_of_a_remedy_that_runs_is_not_taken_back(client: Client) -> None:
+    """It would run on under an open question, which nobody waits for and which hides the next one."""
+    sick = scenario("missing index", reports=scenario("small memory").reports)
+    world = World(sick, WELL, gates={})
+    world.hold = {"DatabaseMigration": asyncio.Event(), "VerticalScaling": asyncio.Event()}
+    world.child_fails["DatabaseMigration"] = "Failed: the index cannot be built"
+    async with working(client, world) as queue:
+        handle = await begin(client, queue, SLOW, profile_for="PT0S")
+        await until(handle, at_gate)
+        await handle.signal("approve", {"by": "bob"})
+        await until(handle, lambda s: (step := s.step("run-add_index")) and step.state is State.RUNNING)
+        await handle.signal("revoke", {"by": "bob"})
+        refused = "the step that 'apply-add_index' released has begun: send abort instead"
+        state = await until(handle, lambda s: any(refused in entry.text for entry in s.timeline))
+        assert state.open_gate() is None
+        world.hold["DatabaseMigration"].set()
+        state = await until(handle, at_gate)
+        assert state.open_gate().id == "apply-more_memory"
+        await handle.signal("approve", {"by": "bob"})
+        await until(handle, lambda s: (step := s.step("run-more_memory")) and step.state is State.RUNNING)
+        await handle.signal("abort", {"by": "bob"})
+        await until(handle, lambda s: any("aborts" in entry.text for entry in s.timeline))
+        world.hold["VerticalScaling"].set()
+        assert (await failure(handle)).type == "Aborted"
+        await keep(handle, SLOW, "begun-and-not-taken-back")
+
+
 # --- an incident ----------------------------------------------------------------------------------------------------
 
 
