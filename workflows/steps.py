@@ -69,6 +69,7 @@ class Steps(OperatorSurface, Generic[I]):
         self._background: list[asyncio.Task[None]] = []
         self._ids: dict[str, int] = {}
         self._gate_shown: str | None = None
+        self._before_pause = Phase.LOOKING
 
     async def _honour_gates(self) -> None:
         """Just before a change: wait while paused. Gates add that a withdrawn approval is asked for again."""
@@ -78,8 +79,12 @@ class Steps(OperatorSurface, Generic[I]):
         if self.state.paused_by is None:
             return
         before = self.state.phase
+        if before is not Phase.PAUSED:
+            self._before_pause = before
         self._enter(Phase.PAUSED)
         await workflow.wait_condition(lambda: self.state.paused_by is None)
+        if before is Phase.PAUSED and workflow.patched("a-pause-gives-the-phase-back"):
+            before = self._before_pause  # another part of the run waited already
         self._enter(before)
 
     async def look(
@@ -243,12 +248,17 @@ class Steps(OperatorSurface, Generic[I]):
     def _enter(self, phase: Phase, gate: str | None = None) -> None:
         before = (self.state.phase, self._gate_shown)
         self.state.phase = phase
-        self._gate_shown = gate
+        self._gate_shown = gate = gate or self._still_open(phase)
         if before != (phase, gate):
             shown = search_attributes.GATE.value_set(gate) if gate else search_attributes.GATE.value_unset()
             updates = [search_attributes.PHASE.value_set(phase.value)]
             workflow.upsert_search_attributes(updates + ([shown] if gate != before[1] else []))
             self.refresh()
+
+    def _still_open(self, phase: Phase) -> str | None:
+        """The gate at which another part of the run goes on waiting, whatever this part does."""
+        gate = None if phase in (Phase.UNDOING, Phase.CLOSED) else self.state.open_gate()
+        return gate.id if gate and workflow.patched("an-open-gate-stays-shown") else None
 
     def _find_step(self, step_id: str, title: str | None, kind: Kind) -> Step:
         step = self.state.step(step_id)

@@ -244,9 +244,9 @@ class Below:
 
 
 @contextlib.asynccontextmanager
-async def working(client: Client, world: World) -> AsyncIterator[str]:
-    """A worker of this world on a queue of its own, with stand-ins for the runs below."""
-    queue = f"symptom-{uuid.uuid4()}"
+async def working(client: Client, world: World, queue: str | None = None) -> AsyncIterator[str]:
+    """A worker of this world, on a queue of its own unless one is named, with stand-ins for the runs below."""
+    queue = queue or f"symptom-{uuid.uuid4()}"
     config = client.config()
     config["data_converter"] = data_converter
     config["plugins"] = []  # the plugin would add the real runs of the stand-ins' names

@@ -20,7 +20,8 @@ from tests.histories import keep
 from tests.patience import soon
 from tests.workflows.incident_world import World, begin, send, situation, working
 from tests.workflows.probe import failure, progress, until
-from workflows.model import Outcome, RunbookResult, RunState, State
+from workflows import search_attributes
+from workflows.model import Outcome, Phase, RunbookResult, RunState, State
 
 MINUTE = timedelta(minutes=1)
 
@@ -391,6 +392,31 @@ async def test_it_is_not_verified_while_it_is_not_ready(client: Client) -> None:
         state = await until(handle, lambda s: "resolved as ann said" in timeline(s))
         assert state.step("verify-ready").state is State.DONE  # type: ignore[union-attr]
         await keep(handle, "Incident", "not-ready")
+        await handle.terminate()
+
+
+async def test_an_open_gate_stays_listed_whatever_else_the_incident_does(client: Client) -> None:
+    async with working(client, World("errors")) as queue:
+        handle = await begin(client, queue, severity="P1")
+        await until(handle, lambda s: s.open_gate() is not None)
+
+        async def listed() -> str | None:
+            return (await handle.describe()).typed_search_attributes.get(search_attributes.GATE)
+
+        await send(handle, "resolve")
+        await until(handle, lambda s: timeline(s).count("not verified: it goes on") == 1)
+        assert await listed() == "recover-1"
+        await handle.signal("pause", {"by": "bob"})
+        await send(handle, "resolve")
+        await until(handle, lambda s: s.phase is Phase.PAUSED)
+        assert await listed() == "recover-1"
+        await handle.signal("resume", {"by": "bob"})
+        await until(handle, lambda s: timeline(s).count("not verified: it goes on") == 2)
+        assert await listed() == "recover-1"
+        await handle.signal("reject", {"by": "bob"})
+        await until(handle, lambda s: s.open_gate() is None)
+        assert await listed() is None
+        await keep(handle, "Incident", "resolve-at-an-open-gate")
         await handle.terminate()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.workflows.probe import at_gate, failure, progress, until
 from tests.workflows.symptom_cases import SCENARIOS, WELL, but, errors, latency
 from tests.workflows.symptom_world import DEPLOYED_AGO, World, begin, working
 from workflows import symptom
-from workflows.model import Outcome, RunbookResult, State
+from workflows.model import Outcome, Phase, RunbookResult, State
 from workflows.symptom_readings import Readings
 
 SLOW, HEAVY, FAILING = "PerformanceDegradation", "HighMemoryUsage", "HighErrorRate"
@@ -306,6 +307,24 @@ async def test_the_approval_of_a_remedy_that_runs_is_not_taken_back(client: Clie
         world.hold["VerticalScaling"].set()
         assert (await failure(handle)).type == "Aborted"
         await keep(handle, SLOW, "begun-and-not-taken-back")
+
+
+async def test_after_a_pause_of_looks_side_by_side_the_run_is_where_it_was(client: Client) -> None:
+    world = World(scenario("missing index"), WELL)
+    world.hold["DatabaseMigration"] = asyncio.Event()
+    queue = f"symptom-{uuid.uuid4()}"
+    handle = await begin(client, queue, SLOW, profile_for="PT0S")
+    await handle.signal("pause", {"by": "bob"})
+    async with working(client, world, queue):
+        await until(handle, lambda s: s.phase is Phase.PAUSED)
+        await handle.signal("resume", {"by": "bob"})
+        state = await until(handle, lambda s: (step := s.step("run-add_index")) and step.state is State.RUNNING)
+        assert state.phase is Phase.LOOKING
+        await handle.signal("abort", {"by": "bob"})
+        await until(handle, lambda s: any("aborts" in entry.text for entry in s.timeline))
+        world.hold["DatabaseMigration"].set()
+        assert (await failure(handle)).type == "Aborted"
+        await keep(handle, SLOW, "paused-while-it-looks")
 
 
 # --- an incident ----------------------------------------------------------------------------------------------------
