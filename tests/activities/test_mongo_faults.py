@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -111,6 +112,7 @@ def test_an_answer_may_take_its_time_and_a_server_that_hangs_is_noticed(
                 assert client.options.pool_options.socket_timeout is None, "a scan can take longer than any limit"
                 client.admin.command("ping")
                 server.send_signal(signal.SIGSTOP)  # it neither answers nor hangs up
+                os.waitid(os.P_PID, server.pid, os.WSTOPPED)
                 with pytest.raises(pymongo.errors.AutoReconnect):
                     client["any"]["sessions"].count_documents({})
                 server.send_signal(signal.SIGCONT)
