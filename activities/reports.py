@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -42,8 +43,9 @@ def _one_line(text: object) -> str:
     return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in flat)
 
 
+@functools.cache
 def environment() -> jinja2.Environment:
-    """Where the templates of reports are found, with the filters that they use."""
+    """Where the templates of reports are found, with the filters that they use. Each is compiled once a process."""
     found = jinja2.Environment(
         loader=jinja2.PackageLoader("activities"),
         autoescape=jinja2.select_autoescape(("html", "html.j2")),
