@@ -15,6 +15,7 @@ import pytest_asyncio
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker._workflow import _WorkflowWorker
+from temporalio.worker.workflow_sandbox import SandboxRestrictions
 
 from tests.hostile import COUNTED, Sent
 from workflows import search_attributes
@@ -26,6 +27,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Temporal calls it a deadlock when a workflow takes two seconds to yield, which on a busy machine is nobody's fault.
 _WorkflowWorker._deadlock_timeout_seconds = property(lambda _: 30.0, lambda *_: None)  # type: ignore[assignment]
+
+# Workflows of the tests live beside what imports pytest: their sandbox would load all of that anew for every run.
+SandboxRestrictions.default.passthrough_modules.update(("pytest", "_pytest"))
 
 DYNAMIC_CONFIG = {
     "matching.numTaskqueueReadPartitions": "1",
