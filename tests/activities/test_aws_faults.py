@@ -53,12 +53,16 @@ def test_a_conflict_with_another_operation_passes_and_one_with_what_is_there_doe
 
 def test_an_update_of_the_function_is_waited_for(site: Site) -> None:
     functions, name = site.aws.functions, site.service
-    functions.update_function_configuration(FunctionName=name, Description="somebody's")
     publish = classified("publish a version")(lambda: functions.publish_version(FunctionName=name)["Version"])
-    with pytest.raises(ApplicationError) as busy:
-        publish()
-    assert (busy.value.type, busy.value.non_retryable) == ("ResourceConflictException", False)
-    deadline = time.monotonic() + 20
+    deadline, busy = time.monotonic() + 20, None
+    while busy is None:  # the update is quick: on a busy machine it can be over before the first try
+        assert time.monotonic() < deadline
+        functions.update_function_configuration(FunctionName=name, Description="somebody's")
+        try:
+            publish()
+        except ApplicationError as error:
+            busy = error
+    assert (busy.type, busy.non_retryable) == ("ResourceConflictException", False)
     while functions.get_function_configuration(FunctionName=name)["LastUpdateStatus"] == "InProgress":
         assert time.monotonic() < deadline
         time.sleep(POLL)

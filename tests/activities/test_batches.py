@@ -35,6 +35,7 @@ from activities.batch_models import (
 )
 from activities.batches import Batches
 from activities.stage import Stage
+from tests.workflows.bare_stage import bare_stage
 
 Db = pymongo.database.Database[dict[str, Any]]
 UNMIGRATED = {"schema": {"$exists": False}}
@@ -64,17 +65,7 @@ def db(wire_database: str) -> Iterator[Db]:
 
 
 def order(db: Db, query: Any = UNMIGRATED, update: Any = MIGRATE, **more: Any) -> UpdateOrder:
-    stage = Stage.model_validate(
-        {
-            "name": "stage-x",
-            "function": "f",
-            "url": "http://127.0.0.1:1",
-            "api_key": "env:NONE",
-            "log_group": "g",
-            "gateway": {"name": "a", "stage": "stage-x"},
-            "database": {"uri": "env:NONE", "name": db.name},
-        }
-    )
+    stage = bare_stage("stage-x", {"database": {"uri": "env:NONE", "name": db.name}})
     return UpdateOrder(stage=stage, collection="items", filter=query, update=update, **more)
 
 

@@ -27,6 +27,7 @@ from activities.stage import Stage
 from sandbox.ports import any_free
 from tests.chaos.strikes import Mode, Strikes
 from tests.chaos.wire import Wire
+from tests.workflows.bare_stage import bare_stage
 
 REF = "env:TEST_MONGODB_URI"
 UNREACHABLE = ("MongoUnreachable", True)
@@ -87,17 +88,7 @@ def test_every_fault_on_the_wire_is_told_as_what_it_is(
 
 
 def a_stage() -> Stage:
-    return Stage.model_validate(
-        {
-            "name": "stage-x",
-            "function": "f",
-            "url": "http://127.0.0.1:1",
-            "api_key": "env:NONE",
-            "log_group": "g",
-            "gateway": {"name": "a", "stage": "stage-x"},
-            "database": {"uri": REF, "name": "any"},
-        }
-    )
+    return bare_stage("stage-x", {"database": {"uri": REF, "name": "any"}})
 
 
 def test_an_answer_may_take_its_time_and_a_server_that_hangs_is_noticed(
