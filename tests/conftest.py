@@ -45,10 +45,16 @@ DYNAMIC_CONFIG = {
 
 
 def pytest_configure() -> None:
-    """Reading the certificates of all authorities takes longer than most requests here, none of which is encrypted."""
-    import httpx  # not above: workflows of the tests live beside what imports this file, and their sandbox loads it
+    """What is read from disk for every client is read once: the certificates of all authorities, AWS's own description.
+
+    Nothing here is encrypted, and hundreds of tests make clients of their own.
+    """
+    # not above: workflows of the tests live beside what imports this file, and their sandbox loads it
+    import botocore.loaders
+    import httpx
 
     httpx._transports.default.create_ssl_context = functools.cache(httpx._config.create_ssl_context)
+    botocore.loaders.JSONFileLoader.load_file = functools.cache(botocore.loaders.JSONFileLoader.load_file)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

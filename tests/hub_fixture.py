@@ -33,7 +33,7 @@ def hub() -> Iterator[RunningHub]:
     thread.join()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def people_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Endpoint URL of an AWS emulator of this session."""
     home = tmp_path_factory.mktemp("aws")

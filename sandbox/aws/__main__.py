@@ -33,7 +33,7 @@ def main() -> None:
     os.environ.setdefault("MINISTACK_ACCOUNT_ID", "123456789012")
     os.environ.setdefault("LOG_LEVEL", "WARNING")
     os.environ["IOT_MTLS_ENABLED"] = "0"  # it would listen on every interface
-    os.environ["LAMBDA_WARM_TTL_SECONDS"] = "60"  # how long an environment stands idle; Lambda's ten minutes, shortened
+    os.environ["LAMBDA_WARM_TTL_SECONDS"] = "30"  # how long an environment stands idle; Lambda's ten minutes, shortened
     check_version()
     from sandbox.aws import alarms, functions, gateway, logs, metrics, notifications, secrets, stacks
 

@@ -22,6 +22,8 @@ from typing import Any
 
 from ministack.core import lambda_runtime as runtime
 
+from sandbox.aws import forking
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -212,8 +214,8 @@ class Environment(runtime.Worker):  # type: ignore[misc]  # ministack is untyped
 
 
 STARTING_AT_ONCE = 2
-"""Environments of one version that start at the same time. A start costs half a second of a core, and this is one
-machine: more would slow each other, and everything else, down. What arrives meanwhile takes the first that is free."""
+"""Environments of one version that start at the same time. This is one machine: more would slow each other, and
+everything else, down. What arrives meanwhile takes the first that is free."""
 
 MOST = 12
 """Environments of one version. AWS has a thousand; here a database that hangs would fill the machine with processes."""
@@ -343,5 +345,6 @@ def _peak_memory_mb(pid: int) -> int:
 
 
 def install() -> None:
+    forking.install()
     runtime._worker_class_for = environment_class
     atexit.register(runtime.reset)  # stops the processes and removes their directories

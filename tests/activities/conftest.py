@@ -24,7 +24,7 @@ from tests.activities.site import Site
 REGION = "us-east-1"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def embedded_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Endpoint URL of an embedded AWS, to which the environment of this process leads too."""
     home = tmp_path_factory.mktemp("embedded-aws")
@@ -60,7 +60,7 @@ def embedded_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(timeout=10)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def settings(embedded_aws: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RUNBOOKS_CONFIG", str(tmp_path_factory.mktemp("settings") / "runbooks.toml"))
@@ -70,7 +70,7 @@ def settings(embedded_aws: str, tmp_path_factory: pytest.TempPathFactory) -> Set
         )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def aws(settings: Settings) -> Aws:
     made = Aws(settings)
     made.s3.create_bucket(Bucket=settings.records.bucket)
@@ -92,7 +92,7 @@ def site(new_site: Callable[[], Site]) -> Site:
     return made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def wire_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URI of a server that speaks MongoDB's wire protocol."""
     port = any_free()

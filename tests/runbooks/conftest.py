@@ -71,14 +71,14 @@ class WorkerProcess:
         return self._log.read_text(errors="replace")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     with House(tmp_path_factory.mktemp("house"), say=lambda line: None) as built:
         built.up(ports=PORTS)
         yield built
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def worker(house: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
     folder = tmp_path_factory.mktemp("worker")
     seen = folder / "calls"
@@ -96,13 +96,13 @@ def worker(house: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
     permissions.settle(calls.read(seen))
 
 
-@pytest_asyncio.fixture(scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def runs(house: House) -> AsyncIterator[Client]:
     """A client of the sandbox's own Temporal."""
     yield await Client.connect(house.environment()["TEMPORAL_ADDRESS"], plugins=[RunbooksPlugin()])
 
 
-@pytest_asyncio.fixture(scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def stores(house: House, runs: Client, worker: WorkerProcess) -> AsyncIterator[Stores]:
     """What is secret. At the end it is looked for in all that the tests of this process have left behind."""
     noted = Stores(house, runs, worker.folder)

@@ -46,14 +46,14 @@ def running_aws(directory: Path) -> Iterator[str]:
             server.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def aws_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The server of the session."""
     with running_aws(tmp_path_factory.mktemp("aws")) as endpoint:
         yield endpoint
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def aws(aws_endpoint: str) -> Aws:
     """Clients of that server."""
     return Aws(aws_endpoint)
