@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import threading
@@ -273,11 +274,14 @@ class Supervisor:
 
     def watch(self) -> None:
         """See :meth:`sandbox.house.House.watch`."""
-        ended = threading.Event()
-        before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+        # A handler that runs while its own thread waits for an Event can find the Event's lock taken, by that thread.
+        asked = queue.SimpleQueue[int]()
+        before = {
+            number: signal.signal(number, lambda n, _: asked.put(n)) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         crashed: set[Identity] = set()
         try:
-            while not ended.wait(_WATCH_SECONDS):
+            while not _heard(asked, _WATCH_SECONDS):
                 state = State.read(self._layout.state)
                 if state is None:
                     return
@@ -298,6 +302,15 @@ class Supervisor:
         except FileNotFoundError:
             return "it left no log"
         return " | ".join([line.strip() for line in lines if line.strip()][-2:]) or "its log is empty"
+
+
+def _heard(asked: queue.SimpleQueue[int], seconds: float) -> bool:
+    """Whether a signal has come, after so many seconds at most. Of all queues this one may be used in a handler."""
+    try:
+        asked.get(timeout=seconds)
+    except queue.Empty:
+        return False
+    return True
 
 
 def _this_process() -> Identity:
