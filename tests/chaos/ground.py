@@ -64,8 +64,8 @@ QUICK = {
 
 
 _WORKERS = multiprocessing.get_context("forkserver")
-_WORKERS.set_forkserver_preload([serve.__module__])
-"""Loads what a worker needs once for all rows of a scenario: else a second and more of each."""
+_WORKERS.set_forkserver_preload(["tests.chaos.ahead"])
+"""Loads what a worker needs once for all rows of a scenario: else two seconds and more of each."""
 
 
 @dataclass

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from botocore.config import Config
+from botocore.loaders import JSONFileLoader
 from pymongo import pool_shared
 from pymongo.pool_options import PoolOptions
 from temporalio import activity
@@ -43,7 +44,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 import worker.activities
 import worker.main
 from activities import clients, errors
-from activities.settings import load_settings
+from activities.settings import Aws, Settings, load_settings
 from workflows import policy
 from workflows.connection import connect
 
@@ -210,12 +211,25 @@ def detour(listens: int, instead: int) -> None:
     pool_shared._create_connection = redirected
 
 
-def warm() -> None:
-    """Once for all workers what each would do anew, so that most of a run's time is the run's."""
-    aws = clients.Aws(load_settings())
+def _every_client(settings: Settings) -> clients.Aws:
+    """AWS with all its clients made. None of them has a connection yet that a fork could share."""
+    aws = clients.Aws(settings)
     for name, service in vars(clients.Aws).items():
         if isinstance(service, functools.cached_property):
-            getattr(aws, name)  # seconds for all; none of them has a connection yet that a fork could share
+            getattr(aws, name)
+    return aws
+
+
+def read_ahead() -> None:
+    """Once for all runs: AWS's description of its services, which takes longer to read than all else of a start."""
+    read_once = functools.cache(JSONFileLoader.load_file)
+    JSONFileLoader.load_file = read_once  # type: ignore[method-assign]
+    _every_client(Settings(aws=Aws(region="us-east-1")))
+
+
+def warm() -> None:
+    """Once for all workers of a run what each would do anew, so that most of a run's time is the run's."""
+    aws = _every_client(load_settings())
     worker.activities.Aws = lambda _settings: aws  # type: ignore[assignment, misc]
     load_default_build_id()
     # That every workflow can be loaded is checked once a worker: seconds that show nothing here.
