@@ -56,7 +56,7 @@ class WorkerProcess:
 
     @contextlib.contextmanager
     def set(self, settings: Mapping[str, str]) -> Iterator[None]:
-        """A worker with other settings for a while."""
+        """A worker with other settings for a while, and then none: who needs one starts it."""
         before = dict(self.environment)
         self.stop()
         self.environment |= settings
@@ -65,7 +65,6 @@ class WorkerProcess:
         self.stop()
         self.environment.clear()
         self.environment |= before
-        self.start()
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")
@@ -89,8 +88,7 @@ def worker(house: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
     environment |= {f"{tokens}__LIFE": "PT3S", f"{tokens}__PATIENCE": "PT3S"}
     (folder / "written").mkdir()
     environment |= {"RUNBOOKS_CALLS": str(seen), "TMPDIR": str(folder / "written")}
-    process = WorkerProcess(environment, folder / "worker.log")
-    process.start()
+    process = WorkerProcess(environment, folder / "worker.log")  # the first who needs it starts it
     yield process
     process.stop()
     permissions.settle(calls.read(seen))

@@ -439,7 +439,7 @@ async def test_killed_workers_and_writers_leave_every_document_right(
     queue, source = f"killed-{uuid.uuid4()}", random.Random(4)
     worker = Killable(client.service_client.config.target_host, queue, wire_database)
     names = [f"k{uuid.uuid4().hex[:10]}" for _ in range(4)]
-    total, stop, theirs = 2000, threading.Event(), {name: set[int]() for name in names}
+    total, stop, theirs = 1200, threading.Event(), {name: set[int]() for name in names}
     with pymongo.MongoClient[dict[str, Any]](wire_database) as mongo:
         sites = [Site(client, queue, mongo[name], batches(wire_database)) for name in names]
 
