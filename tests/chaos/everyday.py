@@ -111,10 +111,10 @@ def _temporary(ground: Ground) -> dict[str, Any]:
 
 EVERYDAY = (
     Scenario("deploy", "Deploy", _released, lambda ground: live(ground, "staging")),
-    Scenario("slow", "PerformanceDegradation", _well, _nothing, traffic=8),
-    Scenario("errors", "HighErrorRate", _well, _nothing, traffic=8),
-    Scenario("heavy", "HighMemoryUsage", _well, _nothing, traffic=8),
-    Scenario("diagnosis", "Diagnosis", lambda _ground: {"reason": "is it slow?"}, _nothing, traffic=8),
+    Scenario("slow", "PerformanceDegradation", _well, _nothing, traffic=4),
+    Scenario("errors", "HighErrorRate", _well, _nothing, traffic=4),
+    Scenario("heavy", "HighMemoryUsage", _well, _nothing, traffic=4),
+    Scenario("diagnosis", "Diagnosis", lambda _ground: {"reason": "is it slow?"}, _nothing, traffic=4),
     Scenario("rehearsal", "Rehearsal", _ready, _nothing),
     Scenario("load", "LoadTest", _under_load, _nothing, measures=frozenset({"passed"})),
     Scenario("memory", "VerticalScaling", _other_memory, _has_it, measures=UNDER_LOAD),
