@@ -65,7 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is loaded by now stays: looking through it again and again would be a twentieth of the time of all tests."""
+    """What is loaded by now stays: nobody has to look through it again and again for what could be freed."""
     gc.collect()
     gc.freeze()
 
