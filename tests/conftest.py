@@ -42,7 +42,7 @@ DYNAMIC_CONFIG = {
     "history.timerProcessorMaxPollRPS": "2000",
     "system.forceSearchAttributesCacheRefreshOnRead": "true",
     "frontend.WorkflowPauseEnabled": "true",
-    "system.namespaceCacheRefreshInterval": '"1m"',  # every second by default: a third of what an idle server does
+    "system.namespaceCacheRefreshInterval": '"1m"',  # often by default: a third of what an idle server does
 }
 
 
@@ -52,11 +52,12 @@ def pytest_configure() -> None:
     Nothing here is encrypted, and hundreds of tests make clients of their own.
     """
     # not above: workflows of the tests live beside what imports this file, and their sandbox loads it
-    import botocore.loaders
     import httpx
 
+    from sandbox import descriptions
+
     httpx._transports.default.create_ssl_context = functools.cache(httpx._config.create_ssl_context)
-    botocore.loaders.JSONFileLoader.load_file = functools.cache(botocore.loaders.JSONFileLoader.load_file)
+    descriptions.read_once()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -35,7 +35,7 @@ def hub() -> Iterator[RunningHub]:
 
 @pytest.fixture(scope="package")
 def people_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Endpoint URL of an AWS emulator of this session."""
+    """Endpoint URL of an AWS emulator for the tests of a folder."""
     home = tmp_path_factory.mktemp("aws")
     port = any_free()
     with (home / "log").open("wb") as log:

@@ -1,7 +1,7 @@
 """Python environments are forked from one process that has loaded what they all need (:mod:`sandbox.aws.preloaded`).
 
 ministack starts an interpreter for each, which then reads boto3, pymongo and the description of SSM: more than half a
-second of a core, on a machine that runs everything else of the sandbox too. Forked, an environment takes a tenth.
+second of a core, on a machine that runs everything else of the sandbox too. Forked, an environment takes a fraction.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An embedded AWS for the session, and stages of the State Tracking API in it, each with a history of its own."""
+"""An embedded AWS for the folder, and stages of the State Tracking API in it, each with a history of its own."""
 
 from __future__ import annotations
 

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from botocore.config import Config
-from botocore.loaders import JSONFileLoader
 from pymongo import pool_shared
 from pymongo.pool_options import PoolOptions
 from temporalio import activity
@@ -45,6 +44,7 @@ import worker.activities
 import worker.main
 from activities import clients, errors
 from activities.settings import Aws, Settings, load_settings
+from sandbox import descriptions
 from workflows import policy
 from workflows.connection import connect
 
@@ -222,8 +222,7 @@ def _every_client(settings: Settings) -> clients.Aws:
 
 def read_ahead() -> None:
     """Once for all runs: AWS's description of its services, which takes longer to read than all else of a start."""
-    read_once = functools.cache(JSONFileLoader.load_file)
-    JSONFileLoader.load_file = read_once  # type: ignore[method-assign]
+    descriptions.read_once()
     _every_client(Settings(aws=Aws(region="us-east-1")))
 
 

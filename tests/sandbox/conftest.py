@@ -48,7 +48,7 @@ def running_aws(directory: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="package")
 def aws_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The server of the session."""
+    """The server of this folder."""
     with running_aws(tmp_path_factory.mktemp("aws")) as endpoint:
         yield endpoint
 
