@@ -20,6 +20,8 @@ from activities.stage import RotatedSecret, Stage
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
 
+_NONE_YET = "No secrets found"  # all that sst says, with exit code 1, of a stage that never had one
+
 
 class ApiSecrets:
     def __init__(
@@ -43,15 +45,14 @@ class ApiSecrets:
             self._resolver.forget(ref)
             return self._resolver.resolve(ref)
         directory = self._checkout(stage)
-        code, output = commands.private(
+        code, output, complaint = commands.private(
             [commands.program("sst", directory), "secret", "list", "--stage", stage.name], directory
         )
         asked = f"'sst secret list --stage {stage.name}'"
-        if code != 0:  # it says no more, be it its credentials, the network or that no secret was ever set
+        if code != 0 and _NONE_YET not in complaint:  # its credentials, or the network
             ended = "gave no answer" if code is None else f"failed with exit code {code}"
             raise passing(
-                f"{asked} {ended}. Try it by hand: renew the worker's AWS credentials, or set {secret.name} if no "
-                "secret is set yet",
+                f"{asked} {ended}. Try it by hand, and renew the worker's AWS credentials",
                 type="SecretUnusable",
                 retry_after=RENEWAL,
             )

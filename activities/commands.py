@@ -190,24 +190,31 @@ def quick(argv: list[str], directory: Path) -> Ended:
         return Ended(code=process.returncode, output=scrub(output.read().decode(errors="replace")))
 
 
-def private(argv: list[str], directory: Path) -> tuple[int | None, str]:
-    """Run a command that prints secrets. Its output goes through memory only; the exit code is None after a minute."""
+def private(argv: list[str], directory: Path) -> tuple[int | None, str, str]:
+    """Run a command that prints secrets: its exit code, output and standard error, which went through memory only.
+
+    The exit code is None after a minute.
+    """
     give_up = time.monotonic() + _QUICK
-    with _in_memory("") as output:
+    with _in_memory("") as output, _in_memory("") as error:
         process = subprocess.Popen(  # noqa: S603
-            argv, cwd=directory, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.DEVNULL
+            argv, cwd=directory, stdin=subprocess.DEVNULL, stdout=output, stderr=error
         )
         try:
             while process.poll() is None:
                 if time.monotonic() > give_up:
-                    return None, ""
+                    return None, "", ""
                 pause(_LOOK, f"asking {Path(argv[0]).name}")
         finally:
             process.kill()
             process.wait()
-        os.lseek(output, 0, os.SEEK_SET)
-        with os.fdopen(os.dup(output), "rb") as stream:
-            return process.returncode, stream.read().decode(errors="replace")
+        return process.returncode, _content(output), _content(error)
+
+
+def _content(handle: int) -> str:
+    os.lseek(handle, 0, os.SEEK_SET)
+    with os.fdopen(os.dup(handle), "rb") as stream:
+        return stream.read().decode(errors="replace")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from activities.clients import Aws
 from activities.errors import RENEWAL
 from activities.secret_refs import SecretResolver
 from activities.stage import RotatedSecret, Stage
+from sandbox.api.stack import SECRETS, secret_parameter
 from tests.activities.site import Site, environment
 from tests.activities.test_commands import write
 
@@ -94,6 +95,14 @@ def test_sst_that_cannot_ask_is_asked_again_and_one_that_shows_no_value_is_not(
     with pytest.raises(ApplicationError, match="shows no value of ApiKeys") as wrong:
         run(secrets.read, stage, KEYS)
     assert (wrong.value.type, wrong.value.non_retryable) == ("SecretUnusable", True)
+
+
+def test_a_stage_that_never_had_a_secret_is_told_at_once(site: Site, secrets: ApiSecrets, path: Path, aws: Aws) -> None:
+    """Its 'sst secret list' fails as one with expired credentials does, and no renewal would help."""
+    aws.ssm.delete_parameters(Names=[secret_parameter(site.name, secret) for secret in SECRETS.values()])
+    with pytest.raises(ApplicationError, match=r"shows no value of ApiKeys\. Set it once by hand") as none:
+        environment().run(secrets.read, with_sst(site), KEYS)
+    assert (none.value.type, none.value.non_retryable) == ("SecretUnusable", True)
 
 
 def test_other_engines_have_it_where_the_settings_say(site: Site, secrets: ApiSecrets, aws: Aws) -> None:
