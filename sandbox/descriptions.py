@@ -9,5 +9,5 @@ from botocore.loaders import JSONFileLoader
 
 def read_once() -> None:
     """From now on each file is read once a process, and once for all that are forked from it."""
-    cached = functools.cache(JSONFileLoader.load_file)
-    JSONFileLoader.load_file = cached  # type: ignore[method-assign]
+    read = functools.cache(JSONFileLoader().load_file)  # each session has a loader of its own
+    JSONFileLoader.load_file = lambda self, file_path: read(file_path)  # type: ignore[method-assign]

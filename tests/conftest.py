@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import os
 import shutil
@@ -47,17 +46,10 @@ DYNAMIC_CONFIG = {
 
 
 def pytest_configure() -> None:
-    """What is read from disk for every client is read once: the certificates of all authorities, AWS's own description.
-
-    Nothing here is encrypted, and hundreds of tests make clients of their own.
-    """
     # not above: workflows of the tests live beside what imports this file, and their sandbox loads it
-    import httpx
+    from tests.read_once import read_once
 
-    from sandbox import descriptions
-
-    httpx._transports.default.create_ssl_context = functools.cache(httpx._config.create_ssl_context)
-    descriptions.read_once()
+    read_once()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

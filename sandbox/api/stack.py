@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict, dataclass
 from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field
 
 APP = "state-api"
 ALIAS = "live"
@@ -37,19 +36,21 @@ _RETENTION_DAYS = 14
 Template = dict[str, Any]
 
 
-class Deployable(BaseModel):
+@dataclass(frozen=True)
+class Deployable:
     """All that decides a stage's template: equal values give an equal template, byte for byte."""
 
-    model_config = ConfigDict(frozen=True)
-
-    stage: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,29}$")
-    release: str = Field(description="Id of the release")
+    stage: str
+    release: str
+    """Id of the release."""
     bucket: str
     code_key: str
-    code_sha256: str = Field(description="Hex digest of the package")
+    code_sha256: str
+    """Hex digest of the package."""
     memory_mb: int = 512
     timeout_seconds: int = 30
-    secrets_version: str = Field("none", description="Changes whenever a secret does, so that environments restart")
+    secrets_version: str = "none"
+    """Changes whenever a secret does, so that environments restart."""
 
 
 def service_name(stage: str) -> str:
@@ -82,7 +83,7 @@ def template(wanted: Deployable) -> str:
     name = service_name(wanted.stage)
     # CloudFormation makes a version only for a new logical id, and Lambda publishes none of what is unchanged: the id
     # stands for everything that goes into the version.
-    digest = hashlib.sha256(wanted.model_dump_json().encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(asdict(wanted), separators=(",", ":")).encode()).hexdigest()[:8]
     version = f"Version{wanted.release}x{digest}"
     body: Template = {
         "AWSTemplateFormatVersion": "2010-09-09",

@@ -20,6 +20,7 @@ from pathlib import Path
 from tests.chaos.matrix import FAULTS, WHOLE, ground, rows
 from tests.chaos.page import PAGE, Found, keep, longest_first, stamped
 from tests.chaos.scenarios import SCENARIOS
+from tests.read_once import read_once
 
 LANES = 6
 """Sandboxes side by side on two cores. With more, heartbeats come late, and what is tried again costs more time."""
@@ -32,6 +33,7 @@ async def scenario(name: str, faults: Sequence[str]) -> None:
     """
     told = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    read_once()
     wanted = next(scenario for scenario in SCENARIOS if scenario.name == name)
     with tempfile.TemporaryDirectory(prefix="chaos-") as home:
         async with ground(Path(home)) as on:

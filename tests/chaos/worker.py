@@ -44,7 +44,7 @@ import worker.activities
 import worker.main
 from activities import clients, errors
 from activities.settings import Aws, Settings, load_settings
-from sandbox import descriptions
+from tests.read_once import read_once
 from workflows import policy
 from workflows.connection import connect
 
@@ -221,16 +221,17 @@ def _every_client(settings: Settings) -> clients.Aws:
 
 
 def read_ahead() -> None:
-    """Once for all runs: AWS's description of its services, which takes longer to read than all else of a start."""
-    descriptions.read_once()
+    """Once for all runs what is read from disk, which takes longer than all else of a start."""
+    read_once()
     _every_client(Settings(aws=Aws(region="us-east-1")))
+    clients.http_client().close()
+    load_default_build_id()
 
 
 def warm() -> None:
     """Once for all workers of a run what each would do anew, so that most of a run's time is the run's."""
     aws = _every_client(load_settings())
     worker.activities.Aws = lambda _settings: aws  # type: ignore[assignment, misc]
-    load_default_build_id()
     # That every workflow can be loaded is checked once a worker: seconds that show nothing here.
     SandboxedWorkflowRunner.prepare_workflow = lambda *_: None  # type: ignore[method-assign]
 
