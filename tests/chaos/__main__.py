@@ -34,6 +34,7 @@ async def scenario(name: str, faults: Sequence[str]) -> None:
     told = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     read_once()
+    os.environ["GOMAXPROCS"] = "1"  # Temporal's server is one of several on few cores
     wanted = next(scenario for scenario in SCENARIOS if scenario.name == name)
     with tempfile.TemporaryDirectory(prefix="chaos-") as home:
         async with ground(Path(home)) as on:

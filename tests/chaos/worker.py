@@ -226,6 +226,7 @@ def read_ahead() -> None:
     _every_client(Settings(aws=Aws(region="us-east-1")))
     clients.http_client().close()
     load_default_build_id()
+    gc.freeze()  # what is here stays
 
 
 def warm() -> None:
@@ -254,7 +255,7 @@ def _serve() -> NoReturn:
         os._exit(0)
 
     gc.collect()
-    gc.freeze()  # what is here stays: looking through it would copy every page of it for each worker
+    gc.freeze()  # looking through what is here would copy every page of it for each worker
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     while True:
