@@ -102,7 +102,8 @@ async def require_search_attributes(client: Client) -> None:
     """
     try:
         answer = await client.operator_service.list_search_attributes(
-            ListSearchAttributesRequest(namespace=client.namespace)
+            ListSearchAttributesRequest(namespace=client.namespace),
+            retry=True,  # a server that dies in this very moment is back soon
         )
     except RPCError as error:
         raise ConnectionProblem(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from temporalio.client import Client
 
 from starters.doctor_temporal import temporal_lines
-from workflows.connection import ConnectionProblem, connect
+from workflows.connection import ConnectionProblem, connect, require_search_attributes
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HEADERS, _SETTINGS, _PING = 1, 4, 6
@@ -55,6 +57,39 @@ async def refusing(status: int, message: str) -> AsyncIterator[str]:
         yield "{}:{}".format(*server.sockets[0].getsockname())
 
 
+class Between:
+    """In front of a server, and able to cut the connection of whoever says something next."""
+
+    def __init__(self, target: str) -> None:
+        self._host, _, self._port = target.partition(":")
+        self.address, self.cuts = "", 0
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, asks = await asyncio.open_connection(self._host, int(self._port))
+
+        async def back() -> None:
+            while said := await answers.read(65536):
+                writer.write(said)
+
+        task = asyncio.create_task(back())
+        with contextlib.suppress(ConnectionError):
+            while said := await reader.read(65536):
+                if self.cuts:
+                    self.cuts -= 1
+                    writer.transport.abort()
+                    break
+                asks.write(said)
+        task.cancel()
+        asks.close()
+        writer.close()
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[Between]:
+        async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as server:
+            self.address = "{}:{}".format(*server.sockets[0].getsockname())
+            yield self
+
+
 @pytest.mark.parametrize(("status", "named"), [(16, "UNAUTHENTICATED"), (7, "PERMISSION_DENIED")])
 async def test_an_expired_key_is_told_from_a_server_that_is_away(
     monkeypatch: pytest.MonkeyPatch, status: int, named: str
@@ -72,6 +107,18 @@ async def test_any_other_answer_is_told_too(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv("TEMPORAL_ADDRESS", address)
         with pytest.raises(ConnectionProblem, match="answers FAILED_PRECONDITION: not today"):
             await asyncio.wait_for(connect(None, patience=0), 120)
+
+
+async def test_a_server_that_dies_as_a_worker_starts_is_asked_again(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``make chaos`` met it: the worker had just reached Temporal, and ended as one that is set up wrongly does."""
+    async with Between(client.service_client.config.target_host).listening() as between:
+        monkeypatch.setenv("TEMPORAL_ADDRESS", between.address)
+        connected = await connect(None)
+        between.cuts = 1
+        await require_search_attributes(connected)
+        assert between.cuts == 0
 
 
 async def test_the_doctor_has_a_remedy_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
