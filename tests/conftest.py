@@ -41,7 +41,9 @@ DYNAMIC_CONFIG = {
     "history.timerProcessorMaxPollRPS": "2000",
     "system.forceSearchAttributesCacheRefreshOnRead": "true",
     "frontend.WorkflowPauseEnabled": "true",
-    "system.namespaceCacheRefreshInterval": '"1m"',  # often by default: a third of what an idle server does
+    # Often by default, which is half of what an idle server does.
+    "system.namespaceCacheRefreshInterval": '"1m"',
+    "matching.ephemeralDataUpdateInterval": '"1m"',
 }
 
 
@@ -50,6 +52,7 @@ def pytest_configure() -> None:
     from tests.read_once import read_once
 
     read_once()
+    os.environ["GOMAXPROCS"] = "1"  # a Temporal server is one of several on few cores
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -90,8 +93,6 @@ def temporal_binary() -> str:
 @pytest_asyncio.fixture(scope="session")
 async def temporal() -> AsyncIterator[WorkflowEnvironment]:
     """The server. Workflows started by this environment's own client skip time; see ``client`` for the others."""
-    # It is one of several servers on few cores, and lives for minutes.
-    os.environ |= {"GOMAXPROCS": "1", "GOGC": "400"}
     flags = [part for key, value in DYNAMIC_CONFIG.items() for part in ("--dynamic-config-value", f"{key}={value}")]
     async with await WorkflowEnvironment.start_time_skipping_v2(
         dev_server_existing_path=temporal_binary(),

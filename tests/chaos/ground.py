@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -130,6 +131,8 @@ class Ground:
         self._loop = asyncio.get_running_loop()
         self.before: dict[str, str] = {}
         """What a scenario has to remember of how it was before the run."""
+        self._served: BaseProcess
+        """The last worker; it outlives those of its children that are killed."""
         self._notes, self._log = notes, notes / "worker.log"
         notes.mkdir(parents=True, exist_ok=True)
 
@@ -142,7 +145,7 @@ class Ground:
         self.notes(scenario).begin(phase)
         environment = os.environ | self.house.environment() | QUICK | settings
         environment |= {PHASE: phase, NOTES: str(self._notes / scenario)}
-        process = _WORKERS.Process(target=serve, args=(environment, self._log))
+        process = self._served = _WORKERS.Process(target=serve, args=(environment, self._log))
         process.start()
         try:
             yield
@@ -220,10 +223,11 @@ class Ground:
         people = [asyncio.create_task(self._say_yes(handle.id))]
         if beside is not None:
             people.append(asyncio.create_task(_persist(beside, handle)))
-        done, _ = await asyncio.wait({ended}, timeout=patience)
+        while not ended.done() and self._served.is_alive() and time.monotonic() - began < patience:
+            await asyncio.wait({ended}, timeout=2)
         for person in people:
             person.cancel()
-        if not done:
+        if not ended.done():
             ended.cancel()
             state = await _asked(handle)
             await self.clear()
@@ -265,7 +269,7 @@ class Ground:
                             asked.add(answer)
             except RPCError:
                 pass  # the server or the worker is dead at the moment: that is what this is about
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.6)
 
 
 async def _persist(act: Callable[[Any], Awaitable[None]], handle: WorkflowHandle[Any, Any]) -> None:
