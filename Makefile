@@ -30,7 +30,7 @@ up: $(READY)
 
 # Side by side, a file at a time, because most of these tests wait. One file alone: make test ARGS=tests/test_worker.py
 test: $(READY)
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-long: $(READY)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long $(ARGS)
