@@ -63,8 +63,10 @@ class Between:
     def __init__(self, target: str) -> None:
         self._host, _, self._port = target.partition(":")
         self.address, self.cuts = "", 0
+        self._open: list[asyncio.WriteTransport] = []
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.append(writer.transport)
         answers, asks = await asyncio.open_connection(self._host, int(self._port))
 
         async def back() -> None:
@@ -87,7 +89,11 @@ class Between:
     async def listening(self) -> AsyncIterator[Between]:
         async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as server:
             self.address = "{}:{}".format(*server.sockets[0].getsockname())
-            yield self
+            try:
+                yield self
+            finally:
+                for connection in self._open:  # a server waits for those that call it to hang up
+                    connection.abort()
 
 
 @pytest.mark.parametrize(("status", "named"), [(16, "UNAUTHENTICATED"), (7, "PERMISSION_DENIED")])
