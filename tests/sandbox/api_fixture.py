@@ -19,6 +19,7 @@ import boto3
 import httpx
 import pytest
 
+from sandbox import mongodb
 from sandbox.api.checkout import write_checkout
 from sandbox.api.deploy import Deployer, Outcome
 from sandbox.api.releases import Release
@@ -89,10 +90,10 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Surroundings]:
     }
     emulator = {"GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "MINISTACK_ACCOUNT_ID": "123456789012"}
     storage = directory / "mongodb"
-    daemon = [str(Path(sys.executable).with_name("secantusd-rs")), "--port", "0", "--storage-path", str(storage)]
+    daemon = mongodb.command(str(Path(sys.executable).with_name(mongodb.PROGRAM)), 0, storage, auth=False)
     with (
         _running([sys.executable, "-m", "sandbox.aws"], clean | emulator, directory / "aws.log") as emulator_alive,
-        _running([*daemon, "--sync-on-commit"], clean, directory / "mongodb.log") as daemon_alive,
+        _running(daemon, clean, directory / "mongodb.log") as daemon_alive,
         pytest.MonkeyPatch.context() as patch,
     ):
         for name in [name for name in os.environ if name.startswith("AWS_")]:
