@@ -34,7 +34,9 @@ _DYNAMIC_CONFIG = {
     "history.transferProcessorMaxPollRPS": "2000",
     "history.timerProcessorMaxPollRPS": "2000",
     "history.timerProcessorMaxTimeShift": '"1ms"',
-    "system.forceSearchAttributesCacheRefreshOnRead": "true",
+    # Otherwise read from the database for every task; they are there before the server is.
+    "system.forceSearchAttributesCacheRefreshOnRead": "false",
+    "metrics.breakdownByTaskQueue": "false",
     "frontend.WorkflowPauseEnabled": "true",
     "frontend.WorkflowTimeSkippingEnabled": "true",
     "system.workflowTimeSkippingEnabled": "true",

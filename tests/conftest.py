@@ -39,7 +39,9 @@ DYNAMIC_CONFIG = {
     "history.timerProcessorMaxTimeShift": '"20ms"',
     "history.transferProcessorMaxPollRPS": "2000",
     "history.timerProcessorMaxPollRPS": "2000",
-    "system.forceSearchAttributesCacheRefreshOnRead": "true",
+    # Otherwise read from the database for every task; they are there before the server is.
+    "system.forceSearchAttributesCacheRefreshOnRead": "false",
+    "metrics.breakdownByTaskQueue": "false",
     "frontend.WorkflowPauseEnabled": "true",
     # Often by default, which is half of what an idle server does.
     "system.namespaceCacheRefreshInterval": '"1m"',
