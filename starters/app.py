@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from starters import operator_commands, run_commands
@@ -77,15 +79,20 @@ app.add_typer(schedules, name="schedules", rich_help_panel="Runs", epilog=EXIT_C
 app.add_typer(sandbox, name="sandbox", rich_help_panel="Try it", epilog=EXIT_CODES)
 
 
+@functools.cache
+def _whole() -> TyperGroup:
+    """Every command with its options: worked out once, which takes longer than most commands."""
+    return typer.main.get_group(app)
+
+
 def run(arguments: Sequence[str], runbooks: Catalog = RUNBOOKS) -> int:
     """One command from its arguments to its exit code; an error is one line on standard error.
 
     Args:
         runbooks: what can be started, listed and looked up.
     """
-    command = typer.main.get_command(app)
     try:
-        code = command.main(args=list(arguments), prog_name="runbooks", standalone_mode=False, obj=runbooks)
+        code = _whole().main(args=list(arguments), prog_name="runbooks", standalone_mode=False, obj=runbooks)
         # Typer makes an exit code of Ctrl-C by itself.
         return _interrupted() if code == Code.INTERRUPTED else int(code or Code.DONE)
     except TyperException as error:

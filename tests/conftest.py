@@ -42,6 +42,7 @@ DYNAMIC_CONFIG = {
     # Otherwise read from the database for every task; they are there before the server is.
     "system.forceSearchAttributesCacheRefreshOnRead": "false",
     "metrics.breakdownByTaskQueue": "false",
+    "matching.maxTaskQueueIdleTime": '"20s"',
     "frontend.WorkflowPauseEnabled": "true",
     # Often by default, which is half of what an idle server does.
     "system.namespaceCacheRefreshInterval": '"1m"',
