@@ -112,6 +112,8 @@ def main() -> int:
     if unknown := set(given.scenarios) - set(every):
         parser.error(f"there is no scenario {', '.join(unknown)}; there are {', '.join(every)}")
     faults = given.fault or list(WHOLE)
+    # Each process, and the workflow sandbox for each run, loads modules anew: without bytecode, from their source.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if given.alone:
         asyncio.run(scenario(given.scenarios[0], faults))
         return 0
