@@ -80,10 +80,10 @@ def page(rows: Sequence[Found]) -> str:
         "how it ended, its checklist, what is really there afterwards, and what arrived at the receiving ends "
         "(deployments, published versions, tickets, pages, webhooks, archives, snapshots and restores of Atlas; not "
         "chat or mail). The next worker tells Temporal what the killed one had in hand, which is noticed otherwise by "
-        "time-outs; these, and pauses between attempts, are shortened to seconds. A look that has less than a minute "
-        "in all has a minute, because some are killed one after the other; nothing else is changed. Of activities that "
-        "differ by a number only, such as a watch's looks, six are killed. Where a policy allows a few attempts, the "
-        "last one is not: to die then is to be given up. A part of the runs can be made anew alone; each tells its "
+        "time-outs; these, and pauses between attempts, are shortened to seconds. A look that has less than two "
+        "minutes in all has two, because some are killed one after the other; nothing else is changed. Of activities "
+        "that differ by a number only, such as a watch's looks, six are killed. Where a policy allows a few attempts, "
+        "the last one is not: to die then is to be given up. A part of the runs can be made anew alone; each tells its "
         "commit.",
         "",
         "| | |",

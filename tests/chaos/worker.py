@@ -63,7 +63,7 @@ _OF_ONE_KIND = 6
 _STICKY = timedelta(seconds=1)
 """How long a run's next task waits for the worker that had the last one."""
 
-_MOMENT = timedelta(minutes=1)
+_MOMENT = timedelta(minutes=2)
 """What a look has that is given less: some are under way side by side, and as many workers die one after the other."""
 
 _RETRY = {"initial_interval": timedelta(seconds=0.2), "maximum_interval": timedelta(seconds=1)}
