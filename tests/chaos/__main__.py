@@ -22,7 +22,7 @@ from tests.chaos.page import PAGE, Found, keep, longest_first, stamped
 from tests.chaos.scenarios import SCENARIOS
 from tests.read_once import read_once
 
-LANES = 6
+LANES = 7
 """Sandboxes side by side on two cores. With more, heartbeats come late, and what is tried again costs more time."""
 
 

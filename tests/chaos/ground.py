@@ -86,6 +86,7 @@ class Ending:
     pairs: set[tuple[str, str]] = field(default_factory=set)
     """Operations of dependencies, and how each failed."""
     seconds: float = 0
+    """What it took in all, with what had to be there before."""
     changed: list[str] = field(default_factory=list)
     """What of everything else around is not as it was before the run."""
 
@@ -241,7 +242,6 @@ class Ground:
             checklist={item.id: item.done for item in result.checklist},
             left_undone=list(result.left_undone),
             effects=+counted,
-            seconds=time.monotonic() - began,
         )
 
     async def clear(self) -> None:

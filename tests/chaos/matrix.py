@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import zlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,7 @@ def traffic(on: Ground, scenario: Scenario) -> Iterator[None]:
 
 async def one(on: Ground, scenario: Scenario, fault: str) -> Ending:
     """One run of the scenario under one fault: a phase to kill the worker in, a part to kill, or a mode to fail in."""
+    began = time.monotonic()
     inp = await asyncio.to_thread(scenario.prepare, on)
     found, around = scenario.state(on), surroundings(on)
     phase = fault if fault in PHASES else "undisturbed"
@@ -135,6 +137,7 @@ async def one(on: Ground, scenario: Scenario, fault: str) -> Ending:
         ending.pairs = strikes.pairs if strikes else set()
     ending.found, ending.state, ending.faults = found, scenario.state(on), counted()
     now = surroundings(on)
+    ending.seconds = time.monotonic() - began
     ending.changed = sorted(key for key in around.keys() | now.keys() if around.get(key) != now.get(key))
     return ending
 
