@@ -32,6 +32,7 @@ from temporalio.client import Client, WorkflowHandle
 
 from bench.server import environment
 from sandbox import mongodb
+from sandbox.parts import program
 from workflows.batch_driver import RANGE_DOCUMENTS
 from workflows.model import RunbookResult, RunState
 
@@ -59,8 +60,8 @@ class Taken:
 def database() -> Iterator[str]:
     """URI of the embedded server, started as the sandbox does."""
     with tempfile.TemporaryDirectory(prefix="bench-") as home:
-        program = str(Path(sys.executable).with_name(mongodb.PROGRAM))
-        command = mongodb.command(program, 0, Path(home) / "data", auth=False)
+        binary = program(mongodb.PROGRAM)
+        command = mongodb.command(binary, 0, Path(home) / "data", auth=False)
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
             assert process.stdout is not None

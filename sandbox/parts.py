@@ -36,6 +36,7 @@ _DYNAMIC_CONFIG = {
     "history.timerProcessorMaxTimeShift": '"1ms"',
     # Otherwise read from the database for every task; they are there before the server is.
     "system.forceSearchAttributesCacheRefreshOnRead": "false",
+    # Nobody looks at the metrics of this one, which it goes through every second.
     "metrics.breakdownByTaskQueue": "false",
     "frontend.WorkflowPauseEnabled": "true",
     "frontend.WorkflowTimeSkippingEnabled": "true",

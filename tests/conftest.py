@@ -41,6 +41,7 @@ DYNAMIC_CONFIG = {
     "history.timerProcessorMaxPollRPS": "2000",
     # Otherwise read from the database for every task; they are there before the server is.
     "system.forceSearchAttributesCacheRefreshOnRead": "false",
+    # Each test has a task queue or two of its own: neither to be measured apart nor to be kept.
     "metrics.breakdownByTaskQueue": "false",
     "matching.maxTaskQueueIdleTime": '"20s"',
     "frontend.WorkflowPauseEnabled": "true",

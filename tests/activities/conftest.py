@@ -19,6 +19,7 @@ from activities.clients import Aws
 from activities.settings import Aws as AwsSettings
 from activities.settings import RecordsStore, Settings
 from sandbox import mongodb
+from sandbox.parts import program
 from sandbox.ports import any_free
 from tests.activities.site import Site
 
@@ -99,9 +100,9 @@ def wire_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = any_free()
     uri = f"mongodb://127.0.0.1:{port}/?directConnection=true"
     home = tmp_path_factory.mktemp("database")
-    program = str(Path(sys.executable).with_name(mongodb.PROGRAM))
+    binary = program(mongodb.PROGRAM)
     with (home / "log").open("wb") as log:
-        command = mongodb.command(program, port, home / "data", auth=False)
+        command = mongodb.command(binary, port, home / "data", auth=False)
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:
         with pymongo.MongoClient[dict[str, object]](uri, serverSelectionTimeoutMS=20_000) as client:

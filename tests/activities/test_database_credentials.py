@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -44,6 +43,7 @@ from activities.staged_secrets import StagedSecrets
 from sandbox import mongodb
 from sandbox.hub.cluster import Cluster
 from sandbox.hub.server import Hub, HubServer
+from sandbox.parts import program
 from sandbox.ports import any_free
 
 run = ActivityEnvironment().run
@@ -55,11 +55,11 @@ SECRET = "atlas-secret"
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server that asks for a login; ``admin`` may do everything."""
     home, port = tmp_path_factory.mktemp("users"), any_free()
-    program = str(Path(sys.executable).with_name(mongodb.PROGRAM))
+    binary = program(mongodb.PROGRAM)
 
     def start(*, auth: bool) -> subprocess.Popen[bytes]:
         with (home / "log").open("ab") as log:
-            return subprocess.Popen(mongodb.command(program, port, home / "data", auth=auth), stdout=log, stderr=log)
+            return subprocess.Popen(mongodb.command(binary, port, home / "data", auth=auth), stdout=log, stderr=log)
 
     def ready(uri: str) -> pymongo.MongoClient[dict[str, Any]]:
         client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri, serverSelectionTimeoutMS=20_000)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,6 +24,7 @@ from activities.mongo_clients import MongoClients, connect
 from activities.secret_refs import SecretResolver
 from activities.stage import Stage
 from sandbox import mongodb
+from sandbox.parts import program
 from sandbox.ports import any_free
 from tests.chaos.strikes import Mode, Strikes
 from tests.chaos.wire import Wire
@@ -95,10 +95,10 @@ def a_stage() -> Stage:
 def test_an_answer_may_take_its_time_and_a_server_that_hangs_is_noticed(
     tmp_path: Path, resolver: SecretResolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port, program = any_free(), str(Path(sys.executable).with_name(mongodb.PROGRAM))
+    port, binary = any_free(), program(mongodb.PROGRAM)
     options = "directConnection=true&heartbeatFrequencyMS=500&retryReads=false"
     monkeypatch.setenv("TEST_MONGODB_URI", f"mongodb://127.0.0.1:{port}/?{options}")
-    with subprocess.Popen(mongodb.command(program, port, tmp_path, auth=False)) as server:
+    with subprocess.Popen(mongodb.command(binary, port, tmp_path, auth=False)) as server:
         try:
             with MongoClients(resolver).client(a_stage()) as client:
                 assert client.options.pool_options.socket_timeout is None, "a scan can take longer than any limit"

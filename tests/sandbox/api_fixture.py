@@ -24,6 +24,7 @@ from sandbox.api.checkout import write_checkout
 from sandbox.api.deploy import Deployer, Outcome
 from sandbox.api.releases import Release
 from sandbox.api.stack import invoke_url, secret_parameter, service_name
+from sandbox.parts import program
 from sandbox.ports import any_free
 
 KEY = "11111111-2222-4333-8444-555555555555"
@@ -90,7 +91,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Surroundings]:
     }
     emulator = {"GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "MINISTACK_ACCOUNT_ID": "123456789012"}
     storage = directory / "mongodb"
-    daemon = mongodb.command(str(Path(sys.executable).with_name(mongodb.PROGRAM)), 0, storage, auth=False)
+    daemon = mongodb.command(program(mongodb.PROGRAM), 0, storage, auth=False)
     with (
         _running([sys.executable, "-m", "sandbox.aws"], clean | emulator, directory / "aws.log") as emulator_alive,
         _running(daemon, clean, directory / "mongodb.log") as daemon_alive,
