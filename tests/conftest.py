@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -53,10 +54,11 @@ DYNAMIC_CONFIG = {
 
 def pytest_configure() -> None:
     # not above: workflows of the tests live beside what imports this file, and their sandbox loads it
+    from tests.few_cores import GO
     from tests.read_once import read_once
 
     read_once()
-    os.environ["GOMAXPROCS"] = "1"  # a Temporal server is one of several on few cores
+    os.environ |= GO
 
 
 LONGEST_FIRST = ("runbooks", "workflows", "worker", "starters", "sandbox", "activities")
@@ -67,6 +69,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs real procedures mostly waits, and so begins before everything else."""
     places = {folder: place for place, folder in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: 0 if item.path.stem.startswith("test_demo") else places.get(item.path.parent.name, 1))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config) -> Any:
+    """In place of that of ``--dist loadfile``."""
+    from tests.few_cores import SharedHouses
+
+    return SharedHouses(config)
 
 
 def pytest_collection_finish() -> None:

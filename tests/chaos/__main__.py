@@ -20,6 +20,7 @@ from pathlib import Path
 from tests.chaos.matrix import FAULTS, WHOLE, ground, rows
 from tests.chaos.page import PAGE, Found, keep, longest_first, stamped
 from tests.chaos.scenarios import SCENARIOS
+from tests.few_cores import GO
 from tests.read_once import read_once
 
 LANES = 7
@@ -34,7 +35,7 @@ async def scenario(name: str, faults: Sequence[str]) -> None:
     told = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     read_once()
-    os.environ["GOMAXPROCS"] = "1"  # Temporal's server is one of several on few cores
+    os.environ |= GO
     wanted = next(scenario for scenario in SCENARIOS if scenario.name == name)
     with tempfile.TemporaryDirectory(prefix="chaos-") as home:
         async with ground(Path(home)) as on:

@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from unittest.mock import Mock
 
 import pytest
 from temporalio.client import Client
+from temporalio.service import ConnectConfig, GrpcCompression, ServiceClient
 
 from starters.doctor_temporal import temporal_lines
 from workflows.connection import ConnectionProblem, connect, require_search_attributes
+from workflows.plugin import RunbooksPlugin
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HEADERS, _SETTINGS, _PING = 1, 4, 6
@@ -133,3 +136,23 @@ async def test_the_doctor_has_a_remedy_for_it(monkeypatch: pytest.MonkeyPatch) -
         (line,) = await asyncio.wait_for(temporal_lines(None), 120)
     assert line.said.endswith("UNAUTHENTICATED, the API key has expired")
     assert (line.remedy or "").startswith("Renew TEMPORAL_API_KEY")
+
+
+@pytest.mark.parametrize(
+    ("target", "compression"),
+    [
+        ("127.0.0.1:7233", GrpcCompression.NONE),
+        ("localhost:7233", GrpcCompression.NONE),
+        ("localhost.example.com:7233", GrpcCompression.GZIP),
+        ("team.a1b2c.tmprl.cloud:7233", GrpcCompression.GZIP),
+    ],
+)
+async def test_only_what_leaves_the_machine_is_compressed(target: str, compression: GrpcCompression) -> None:
+    asked: list[ConnectConfig] = []
+
+    async def connected(config: ConnectConfig) -> ServiceClient:
+        asked.append(config)
+        return Mock(spec=ServiceClient)
+
+    await RunbooksPlugin().connect_service_client(ConnectConfig(target_host=target), connected)
+    assert [config.grpc_compression for config in asked] == [compression]
