@@ -16,7 +16,7 @@ from starters.catalog import find
 from starters.live import Follower
 from starters.output import AsJson, Output
 from starters.problems import Code, Problem
-from starters.runs import Ended, Started
+from starters.runs import Ended, NoAnswerError, Started
 from starters.schema import typed, validated
 from starters.session import Session, connected, me
 from workflows.model import RunbookInput
@@ -127,12 +127,19 @@ def show(
         page = session.page(run)
         status = runs.status(description.status)
         if end is None or output.json:
-            state = await runs.state_of(session, run)
+            closed_hard = description.status in (WorkflowExecutionStatus.TERMINATED, WorkflowExecutionStatus.TIMED_OUT)
+            note = f"{status} by Temporal: nothing was undone" if closed_hard else ""
+            try:
+                state = await runs.state_of(session, run)
+            except NoAnswerError:
+                if not closed_hard:
+                    raise
+                known = f"{run}: {note}. Nobody can tell its state now, only its history: {page}"
+                output.show({"ui": page, "status": status}, Text(known))
+                return _code(end)
             failing = await trying(session, description)
             again = [one.model_dump(mode="json") for one in failing]
             document = {"ui": page, "status": status, "trying_again": again, **state.model_dump(mode="json")}
-            closed_hard = description.status in (WorkflowExecutionStatus.TERMINATED, WorkflowExecutionStatus.TIMED_OUT)
-            note = f"{status} by Temporal: nothing was undone" if closed_hard else ""
             output.show(document, screen.run_view(state, page, note, failing))
         return _code(end)
 

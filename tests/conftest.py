@@ -71,11 +71,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: 0 if item.path.stem.startswith("test_demo") else places.get(item.path.parent.name, 1))
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config) -> Any:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """In place of that of ``--dist loadfile``."""
     from tests.few_cores import SharedHouses
 
-    return SharedHouses(config)
+    return SharedHouses(config, log)
 
 
 def pytest_collection_finish() -> None:
