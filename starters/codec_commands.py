@@ -9,7 +9,8 @@ import re
 import socket
 import sys
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,7 @@ from pydantic import BaseModel
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
+from temporalio.service import RPCError, RPCStatusCode
 
 from activities.clients import Aws
 from activities.keyring import Key, Keyring, private, read_keyring
@@ -167,18 +169,30 @@ async def _used(session: Session) -> list[KeyUse]:
 
     async def count(workflow_id: str, run_id: str) -> None:
         async with slots:
-            history = await session.client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history()
-        runs.update(_named(b"".join(event.SerializeToString() for event in history.events)))
+            with _unless_gone():
+                history = await session.client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history()
+                runs.update(_named(b"".join(event.SerializeToString() for event in history.events)))
 
     kept = [(run.id, run.run_id) async for run in session.client.list_workflows()]
     await asyncio.gather(*(count(*run) for run in kept))
     async for one in await session.client.list_schedules():
-        described = await session.client.get_schedule_handle(one.id).describe()
-        schedules.update(_named(described.raw_description.SerializeToString()))
+        with _unless_gone():
+            described = await session.client.get_schedule_handle(one.id).describe()
+            schedules.update(_named(described.raw_description.SerializeToString()))
     own = _uses(keyring) if keyring else []
     known = {one.key for one in own}
     others = [KeyUse(key=key, encrypts=False, known=False) for key in sorted({*runs, *schedules} - known)]
     return [one.model_copy(update={"runs": runs[one.key], "schedules": schedules[one.key]}) for one in [*own, *others]]
+
+
+@contextmanager
+def _unless_gone() -> Iterator[None]:
+    """What was listed may be deleted, or past its retention: the list hears of it a moment later."""
+    try:
+        yield
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise
 
 
 _NAMED = re.compile(KEY_ID.encode() + rb"\x12(.)", re.DOTALL)

@@ -360,13 +360,22 @@ def _day_length(policy: IncidentPolicy) -> timedelta:
 
 
 def post_mortem_slot(policy: IncidentPolicy, resolved_at: datetime, deadline: datetime | None) -> datetime:
-    """When to meet: an hour into the first business day after the resolution, and in any case before the deadline."""
-    later = add_business_days(policy, resolved_at, 1)
+    """When to meet: an hour into the first business day after the resolution, and in any case before the deadline.
+
+    A meeting begins at a full quarter of an hour.
+    """
+    later = _quarter(add_business_days(policy, resolved_at, 1))
     for opens, closes in maintenance.intervals(policy.business_hours, resolved_at + timedelta(hours=4)):
-        slot = max(opens + timedelta(hours=1), resolved_at + timedelta(hours=4))
+        slot = _quarter(max(opens + timedelta(hours=1), resolved_at + timedelta(hours=4)))
         if slot + timedelta(hours=1) <= closes:
             later = slot
             break
     if deadline is not None and later + timedelta(hours=1) > deadline:
-        return deadline - timedelta(hours=1)
+        return _quarter(deadline - timedelta(hours=1), before=True)
     return later
+
+
+def _quarter(moment: datetime, *, before: bool = False) -> datetime:
+    """The full quarter of an hour that the moment is, or the next one, or the one before."""
+    past = timedelta(minutes=moment.minute % 15, seconds=moment.second, microseconds=moment.microsecond)
+    return moment - past + (timedelta(minutes=15) if past and not before else timedelta(0))

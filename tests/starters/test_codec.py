@@ -8,8 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -161,6 +164,23 @@ async def test_a_key_from_its_making_to_its_end(cli: Cli, client: Client, house:
         assert (shown.code, f"lacks the key {first.keys[0].id}" in shown.err) == (Code.UNREACHABLE, True)
         assert "NOT IN THE KEYRING" in (await cli("codec", "used")).out
         await handle.terminate("seen")
+
+
+async def test_what_is_gone_when_it_is_looked_at_uses_no_key(
+    cli: Cli, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list hears of a deletion a moment after it."""
+
+    async def listed(*_: Any) -> AsyncIterator[Any]:
+        yield SimpleNamespace(id=f"gone-{uuid.uuid4()}", run_id=str(uuid.uuid4()))
+
+    async def listing(*_: Any) -> AsyncIterator[Any]:
+        return listed()
+
+    monkeypatch.setattr(Client, "list_workflows", listed)
+    monkeypatch.setattr(Client, "list_schedules", listing)
+    said = await cli("codec", "used", "--json")
+    assert (said.code, said.document) == (Code.DONE, [])
 
 
 async def test_a_keyring_that_cannot_be_used_is_said_and_never_overwritten(

@@ -202,9 +202,13 @@ def test_time_zone_and_holidays_count() -> None:
     ("resolved", "deadline", "slot"),
     [
         ("2026-01-20T10:00", timedelta(hours=48), "2026-01-20T14:00"),
+        ("2026-01-20T10:07:31.500000", timedelta(hours=48), "2026-01-20T14:15"),
+        ("2026-01-20T11:50:10", timedelta(hours=48), "2026-01-20T16:00"),
+        ("2026-01-20T12:00:01", timedelta(hours=48), "2026-01-21T10:00"),  # a quarter past four is too late for an hour
         ("2026-01-20T14:00", timedelta(hours=48), "2026-01-21T10:00"),
         ("2026-01-23T18:00", timedelta(weeks=1), "2026-01-26T10:00"),
         ("2026-01-23T18:00", timedelta(hours=48), "2026-01-25T17:00"),  # nobody is at work before it is due
+        ("2026-01-23T18:05:01", timedelta(hours=48), "2026-01-25T17:00"),
     ],
 )
 def test_when_the_post_mortem_is_held(resolved: str, deadline: timedelta, slot: str) -> None:
