@@ -13,6 +13,9 @@ MEMORY = 0.8
 ALIKE = 10
 """Batches of one size, each too slow, after which a larger one is tried."""
 
+TOO_SLOW = 1.1
+"""Share of the target time beyond which a batch is too slow: what takes a hair longer is where it should be."""
+
 STRIKES = 3
 """Readings in a row beyond a limit to abort at: one slow answer is no outage."""
 
@@ -43,7 +46,7 @@ class Pacer:
         each = self._each()
         target = self._sizes.target_ms / 1000
         ideal = max((target - self._fixed) / each, self._fixed / each)
-        if self._slow_for_long(documents, seconds > target):
+        if self._slow_for_long(documents, seconds > target * TOO_SLOW):
             ideal = self.size * 1.5
         self.size = self._within(min(max(ideal, self.size / 2), self.size * 2))
         return self.size

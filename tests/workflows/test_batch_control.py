@@ -9,7 +9,7 @@ import bson
 import pytest
 from bson import Binary, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 from bson.codec_options import CodecOptions
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from temporalio.exceptions import ApplicationError
@@ -34,6 +34,7 @@ def settled(pacer: Pacer, fixed: float, each: float, batches: int = 40) -> int:
 
 
 @given(each=st.floats(1e-5, 2e-3), target=st.integers(100, 2000))
+@example(each=0.001, target=282)  # whole batches that take the target time and the rounding of a float
 def test_size_settles_at_the_target_time(each: float, target: int) -> None:
     sizes = BatchSizes(initial=1000, min=1, max=100_000, target_ms=target)
     size = settled(Pacer(sizes), 0.0, each)
