@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from temporalio.api.common.v1 import Payload
+from temporalio.converter import WorkflowSerializationContext
 
 from activities.keyring import Key, Keyring, read_keyring
 from activities.settings import ConfigError, Encryption, Settings
 from workflows.codec import ENCODING, KEY_ID, EncryptionCodec, MissingKeyError
+from workflows.plugin import converter
 
 OLD, NEW = Key.new("old"), Key.new("new")
 PAYLOADS = st.builds(
@@ -40,6 +42,13 @@ async def test_what_was_never_encrypted_stays_as_it_is(payload: Payload) -> None
     for keyring in (None, Keyring((NEW,))):
         assert await EncryptionCodec(keyring).decode([payload]) == [payload]
     assert await EncryptionCodec(None).encode([payload]) == [payload]
+
+
+@pytest.mark.parametrize("keyring", [None, Keyring((NEW,))])
+def test_no_converter_asks_whose_a_payload_is(keyring: Keyring | None) -> None:
+    """Runs do not say it, because to find out takes long (``stale_time.Timely``): with one that asks, they have to."""
+    ours = converter(keyring)
+    assert ours.with_context(WorkflowSerializationContext(namespace="default", workflow_id="a-run")) is ours
 
 
 async def test_the_same_thing_twice_looks_different() -> None:
