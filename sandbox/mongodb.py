@@ -29,13 +29,16 @@ _FIRST_START_SECONDS = 15.0
 _POLL = 0.02
 
 
-def command(binary: str, port: int, directory: Path, *, auth: bool) -> list[str]:
+def command(binary: str, port: int, directory: Path, *, auth: bool, log: str = "128MB") -> list[str]:
     """The server's command line.
 
     ``--sync-on-commit`` because an acknowledged write is otherwise lost when the server is killed, which the sandbox is
     there to rehearse.
+
+    Args:
+        log: how large a file of its log is, and so a transaction at most. The next start reads the last one whole.
     """
-    options = ["--port", str(port), "--storage-path", str(directory), "--log-file-max", "128MB"]
+    options = ["--port", str(port), "--storage-path", str(directory), "--log-file-max", log]
     options += ["--cache-size", cache_size(memory()), "--log-level", "WARNING", "--sync-on-commit"]
     return [binary, *options, *(["--auth"] if auth else [])]
 

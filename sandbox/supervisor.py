@@ -196,7 +196,7 @@ class Supervisor:
     def _create_mongodb_storage(self, site: Site) -> None:
         def run(directory: Path) -> tuple[int, Callable[[], None]]:
             port = ports.any_free()
-            command = mongodb.command(program(mongodb.PROGRAM), port, directory, auth=False)
+            command = mongodb.command(program(mongodb.PROGRAM), port, directory, auth=False, log="1MB")
             # Asks for no password: ends with this process in any case.
             leader = self._spawn("mongodb", command, {}, _this_process())
             return port, lambda: processes.stop([leader])
