@@ -28,12 +28,12 @@ demo: $(READY)
 up: $(READY)
 	@$(BIN)/runbooks sandbox up --worker $(ARGS)
 
-# Side by side, a file at a time, because most of these tests wait. One file alone: make test ARGS=tests/test_worker.py
+# Side by side, because many of these tests wait (tests/few_cores.py). One file alone: make test ARGS=tests/test_worker.py
 test: $(READY)
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 4 --no-loadscope-reorder $(ARGS)
 
 test-long: $(READY)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m long $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .

@@ -61,14 +61,12 @@ def pytest_configure() -> None:
     os.environ |= GO
 
 
-LONGEST_FIRST = ("runbooks", "workflows", "worker", "starters", "sandbox", "activities")
-"""Folders by how long their longest file takes: what comes last fills the gaps (see ``make test``)."""
+LONGEST_FIRST = ("runbooks", "activities", "starters", "sandbox", "worker", "workflows")
+"""Folders by how long they keep a process: see ``tests.few_cores``."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs real procedures mostly waits, and so begins before everything else."""
-    places = {folder: place for place, folder in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: 0 if item.path.stem.startswith("test_demo") else places.get(item.path.parent.name, 1))
+    items.sort(key=lambda item: (*LONGEST_FIRST, item.path.parent.name).index(item.path.parent.name))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:

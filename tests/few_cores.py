@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from xdist.scheduler import LoadFileScheduling
 
-GO = {"GOMAXPROCS": "1", "GOGC": "300", "GOMEMLIMIT": "1GiB"}
+GO = {"GOMAXPROCS": "1", "GOGC": "600", "GOMEMLIMIT": "1GiB"}
 """Environment of Temporal servers: each is one of several, and its memory is there to be used."""
 
 HOUSES = 2
 """Sandboxes for the tests of real procedures, however many processes there are: each takes half a minute of a core."""
 
+_TOGETHER = ("activities", "sandbox")
+"""Folders whose tests share one emulator of AWS."""
+
+_FILES_WITH_A_SERVER = ("tests/workflows/test_encryption.py",)
+
 
 class SharedHouses(LoadFileScheduling):
-    """Files one after the other, as they come; those of real procedures in as many processes as there are houses."""
+    """What mostly waits (for sandboxes, processes, time-outs) beside what mostly computes, until nothing is left.
+
+    Files come one after the other, in the order they are given; those of real procedures in as many processes as there
+    are houses. Of what computes each test comes alone: it fills the gaps, and no process is the last for long.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
-        return f"house {sum(file.encode()) % HOUSES}" if file.startswith("tests/runbooks/") else file
+        folder = file.split("/")[1] if file.count("/") > 1 else ""
+        if folder == "runbooks":
+            return f"house {sum(file.encode()) % HOUSES}"
+        if folder in _TOGETHER:
+            return folder
+        return nodeid if folder == "workflows" and file not in _FILES_WITH_A_SERVER else file
+
+    def _assign_work_unit(self, node: Any) -> None:
+        others = [units for other, units in self.assigned_work.items() if other is not node]
+        waiting = sum(any(_waits(unit) and not all(tests.values()) for unit, tests in o.items()) for o in others)
+        wanted = waiting < len(others)
+        unit = next((unit for unit in self.workqueue if _waits(unit) is wanted), next(iter(self.workqueue)))
+        self.workqueue.move_to_end(unit, last=False)
+        super()._assign_work_unit(node)
+
+
+def _waits(unit: str) -> bool:
+    return not unit.startswith(("tests/workflows/", "tests/test_"))

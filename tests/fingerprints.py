@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import base64
-import functools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -155,6 +154,7 @@ def within(word: str, inside: list[str], depth: int) -> Iterator[str]:
         yield from inside
 
 
+@cache
 def of_module(module: str) -> list[str]:
     """Every function of a module that gives commands, with them."""
     found = []
@@ -181,14 +181,21 @@ def reached(module: str) -> set[str]:
     return found
 
 
-@functools.cache
+OF_THE_FRAME = FOLDER / f"frame-{NAME}"
+KEPT = {FOLDER / cls.__name__ / NAME: cls for cls in WORKFLOWS}
+"""The file of each workflow."""
+
+
+@cache
 def fingerprints() -> dict[Path, str]:
     """The text of every workflow, and of the frame, by the file it is kept in."""
-    texts = {FOLDER / f"frame-{NAME}": [line for module in FRAME for line in of_module(module)]}
-    for cls in WORKFLOWS:
-        parts = sorted(reached(cls.__module__.removeprefix("workflows.")))
-        texts[FOLDER / cls.__name__ / NAME] = [line for module in parts for line in of_module(module)]
-    return {path: "\n".join(text) + "\n" for path, text in texts.items()}
+    made_of: dict[Path, Sequence[str]] = {OF_THE_FRAME: FRAME}
+    for path, cls in KEPT.items():
+        made_of[path] = sorted(reached(cls.__module__.removeprefix("workflows.")))
+    return {
+        path: "\n".join(line for module in modules for line in of_module(module)) + "\n"
+        for path, modules in made_of.items()
+    }
 
 
 def patches(text: str) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -20,17 +21,30 @@ async def eventually(
     what: str | Callable[[], str],
     patience: float = 60,
     every: float = 0.05,
+    news: asyncio.Event | None = None,
 ) -> T:
-    """The first true answer of ``look``; fails, saying ``what`` never came about. It looks less often with time."""
+    """The first true answer of ``look``; fails, saying ``what`` never came about. It looks less often with time.
+
+    Args:
+        news: is set when there is something new to see; it looks then, and now and then.
+    """
+    if news is not None:
+        every = _LONGEST
     deadline = asyncio.get_running_loop().time() + patience * SLOWER
     longest = max(every, _LONGEST)
     while True:
+        if news is not None:
+            news.clear()
         if found := await look():
             return found
         if asyncio.get_running_loop().time() > deadline:
             said = what if isinstance(what, str) else what()
             raise AssertionError(f"never came about: {said}; last seen: {found!r}")
-        await asyncio.sleep(every)
+        if news is None:
+            await asyncio.sleep(every)
+        else:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(news.wait(), every)
         every = min(every * 1.3, longest)
 
 

@@ -25,10 +25,13 @@ from activities.messages import Announcement, Attempt, Delivery
 from activities.reports import RunRecord, render
 from activities.stage import Facts, Stage
 from activities.stages import Signers
-from tests.patience import eventually
 from tests.workflows.bare_stage import bare_stage
 from workflows.model import Kind, RunbookInput, RunbookResult, RunState, StepSpec
 from workflows.runbook import Runbook, RunbookSpec, Undo
+
+with workflow.unsafe.imports_passed_through():
+    from tests.patience import eventually
+    from tests.resting import resting
 
 
 class Value(Finding):
@@ -282,7 +285,11 @@ async def until(handle: WorkflowHandle[Any, Any], holds: Any, patience: float = 
             raise
         return seen if holds(seen) else None
 
-    return await eventually(look, lambda: seen.model_dump_json(indent=1) if seen else "no such run", patience, 0.02)
+    def last() -> str:
+        return seen.model_dump_json(indent=1) if seen else "no such run"
+
+    with resting(handle.id) as rests:
+        return await eventually(look, last, patience, news=rests)
 
 
 def at_gate(state: RunState) -> bool:

@@ -234,9 +234,12 @@ async def test_a_migration_in_flight_is_refused_before_queueing(temporal: Workfl
         assert world.shifts == []
         world.policies |= {
             "canary": {"migration": "gate"},
-            "gates": {"approve-rollback": {"approvals": 0}, "across-migration": {"on_timeout": "approve"}},
+            "gates": {
+                "approve-rollback": {"approvals": 0},
+                "across-migration": {"on_timeout": "approve", "time_limit": "PT1H"},
+            },
         }
-        handle = await begin(temporal.client, queue)
+        handle = await begin(temporal.client, queue, ladder=[100], bake="PT2M")
         assert (await finished(handle)).outcome is Outcome.COMPLETED
         assert "goes on without waiting, as was approved" in timeline(await progress(handle))
 
