@@ -19,10 +19,10 @@ _FILES_WITH_A_SERVER = ("tests/workflows/test_encryption.py",)
 
 
 class SharedHouses(LoadFileScheduling):
-    """What mostly waits (for sandboxes, processes, time-outs) beside what mostly computes, until nothing is left.
+    """In half of the processes what mostly waits (for sandboxes, processes, time-outs), in the others what computes.
 
     Files come one after the other, in the order they are given; those of real procedures in as many processes as there
-    are houses. Of what computes each test comes alone: it fills the gaps, and no process is the last for long.
+    are houses. Of what computes each test comes alone, so that no process is the last for long.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -37,7 +37,7 @@ class SharedHouses(LoadFileScheduling):
     def _assign_work_unit(self, node: Any) -> None:
         others = [units for other, units in self.assigned_work.items() if other is not node]
         waiting = sum(any(_waits(unit) and not all(tests.values()) for unit, tests in o.items()) for o in others)
-        wanted = waiting < len(others)
+        wanted = waiting < len(self.nodes) // 2
         unit = next((unit for unit in self.workqueue if _waits(unit) is wanted), next(iter(self.workqueue)))
         self.workqueue.move_to_end(unit, last=False)
         super()._assign_work_unit(node)
