@@ -14,6 +14,9 @@ gc.disable()  # while it loads: a tenth of that time, for what all stays
 from starters.app import run  # noqa: E402
 from starters.problems import Code  # noqa: E402
 
+gc.freeze()
+gc.enable()
+
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
@@ -23,8 +26,6 @@ _SOON = 0.1
 
 def main() -> NoReturn:
     """Run the command of this process's arguments and leave with its exit code."""
-    gc.freeze()
-    gc.enable()
     lose_no_interrupt()
     code: int = Code.RUN_FAILED
     try:
