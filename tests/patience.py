@@ -12,7 +12,7 @@ T = TypeVar("T")
 SLOWER = 3.0
 """How much slower a machine may be than the one on which a patience was chosen. It costs nothing where all is well."""
 
-_LONGEST = 0.2
+LONGEST = 0.2
 """Seconds between two looks, at most: a look costs the server and the worker a task."""
 
 
@@ -26,25 +26,21 @@ async def eventually(
     """The first true answer of ``look``; fails, saying ``what`` never came about. It looks less often with time.
 
     Args:
-        news: is set when there is something new to see; it looks then, and now and then.
+        every: seconds between the first two looks.
+        news: is set when there is something new to see, which is looked at at once.
     """
-    if news is not None:
-        every = _LONGEST
+    news = news or asyncio.Event()
     deadline = asyncio.get_running_loop().time() + patience * SLOWER
-    longest = max(every, _LONGEST)
+    longest = max(every, LONGEST)
     while True:
-        if news is not None:
-            news.clear()
+        news.clear()
         if found := await look():
             return found
         if asyncio.get_running_loop().time() > deadline:
             said = what if isinstance(what, str) else what()
             raise AssertionError(f"never came about: {said}; last seen: {found!r}")
-        if news is None:
-            await asyncio.sleep(every)
-        else:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(news.wait(), every)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(news.wait(), every)
         every = min(every * 1.3, longest)
 
 

@@ -30,7 +30,7 @@ from workflows.model import Kind, RunbookInput, RunbookResult, RunState, StepSpe
 from workflows.runbook import Runbook, RunbookSpec, Undo
 
 with workflow.unsafe.imports_passed_through():
-    from tests.patience import eventually
+    from tests.patience import LONGEST, eventually
     from tests.resting import resting
 
 
@@ -289,7 +289,7 @@ async def until(handle: WorkflowHandle[Any, Any], holds: Any, patience: float = 
         return seen.model_dump_json(indent=1) if seen else "no such run"
 
     with resting(handle.id) as rests:
-        return await eventually(look, last, patience, news=rests)
+        return await eventually(look, last, patience, LONGEST, rests)
 
 
 def at_gate(state: RunState) -> bool:
