@@ -10,7 +10,7 @@ help:
 	@echo "make demo    watch a real rollback of a broken deployment, start to end (about two minutes)"
 	@echo "make up      keep sandbox, Temporal UI and worker running until Ctrl-C"
 	@echo "make test    run the tests, for every change"
-	@echo "make test-long  the demos and more ways through the real procedures, for a release"
+	@echo "make test-long  what make test leaves out, for a release: more ways, more kills, more weeks"
 	@echo "make lint    style and types"
 	@echo "make bench   what the frame costs, as ratios"
 	@echo "make chaos   every runbook with everything killed and failing, as a table"
@@ -33,7 +33,7 @@ test: $(READY)
 	@$(BIN)/python -m pytest -n 4 --no-loadscope-reorder $(ARGS)
 
 test-long: $(READY)
-	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m long $(ARGS)
+	@$(BIN)/python -m pytest -n 4 --no-loadscope-reorder -m long $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .

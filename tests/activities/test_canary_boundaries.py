@@ -102,6 +102,7 @@ def expected(wanted: Any) -> tuple[str, dict[str, float]]:
     return order.before.alias.version, order.before.alias.weights
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cure", [pytest.param(True, marks=pytest.mark.long), False], ids=["promoted", "restored"])
 async def test_no_stop_of_the_worker_leaves_the_alias_in_an_unknown_state(
     client: Client, site: Site, cure: bool

@@ -212,6 +212,7 @@ def test_a_cancelled_build_leaves_no_index(sessions: Collection, resolver: Secre
     assert names(sessions) == {"_id_"}
 
 
+@pytest.mark.long
 def test_a_second_attempt_waits_for_the_build_under_way(sessions: Collection, resolver: SecretResolver) -> None:
     """As after the death of a worker: the server builds on, and the next attempt must not fail on that."""
     many = [{"owner": f"user-{n % 500}", "created_at": n} for n in range(100_000)]

@@ -50,6 +50,7 @@ class RealFunction(RestartWorld):
         return Stage.model_validate({**self.site.stage().model_dump(), **self.policies, "name": name})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cured", [pytest.param(True, marks=pytest.mark.long), False], ids=["cured", "no cure"])
 async def test_no_stop_of_the_worker_keeps_traffic_out(client: Client, site: Site, cured: bool) -> None:
     world = RealFunction(site, cured=cured)

@@ -63,6 +63,7 @@ def unindexed(site: Site) -> str:
     return "unindexed"
 
 
+@pytest.mark.long
 async def test_an_index_and_then_the_code_that_needs_it(site: Site, unindexed: str) -> None:
     documents = {stage: sessions(site, stage).count_documents({}) for stage in ("staging", "production")}
     handle = await site.start("DatabaseMigration", change=INDEX, release=unindexed)

@@ -90,6 +90,7 @@ async def test_the_last_good_release_comes_back(site: Site) -> None:
     await keep(site.client.get_workflow_handle("stage-lock/production"), "StageLock", "one-holder")
 
 
+@pytest.mark.long
 async def test_by_alias(site: Site) -> None:
     before, broken = site.updates(), site.health()
     handle = await site.start("QuickRollback", strategy="alias")

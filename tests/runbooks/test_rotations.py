@@ -76,6 +76,7 @@ def users(request: pytest.FixtureRequest, worker: WorkerProcess) -> Iterator[str
         yield adapter
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("users", ["mongodb", pytest.param("atlas", marks=pytest.mark.long)], indirect=True)
 async def test_the_database_user_is_replaced(site: Site, users: str) -> None:
     before = site.secret("MongoDBUri")

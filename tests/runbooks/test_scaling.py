@@ -30,6 +30,7 @@ def site(house: House, worker: WorkerProcess, runs: Client) -> Iterator[Site]:
     traffic.stop()
 
 
+@pytest.mark.long
 async def test_memory_by_a_load_test_of_staging_and_back_by_an_abort(site: Site) -> None:
     handle = await site.start("VerticalScaling", memory_mb=1024, load=LOAD, window="PT5M", reason="slow")
     await until(handle, lambda s: s.open_gate() is not None, 150)
@@ -70,6 +71,7 @@ async def test_a_temporary_change_is_made_and_ends_by_itself(site: Site, runbook
     assert capacity(site) == before
 
 
+@pytest.mark.long
 async def test_a_terminated_restart_gives_traffic_back(site: Site) -> None:
     handle = await site.start("ServiceRestart", drain="PT5M", reason="it hangs")
     await approve(handle)

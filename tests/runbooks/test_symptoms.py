@@ -56,6 +56,7 @@ async def test_a_bad_release_is_found_rolled_back_and_measured_well(place: Site)
     await keep(handle, "HighErrorRate", "real-bad-release")
 
 
+@pytest.mark.long
 async def test_a_route_that_is_gone_and_memory_that_is_short_are_told_apart(place: Site) -> None:
     site, began = place, now()
     await logged(site, "2", 4, began)

@@ -326,6 +326,7 @@ def test_down_leaves_nothing(house: House) -> None:
         house.environment()
 
 
+@pytest.mark.long
 def test_nothing_outlives_a_killed_supervisor(house: House) -> None:
     house.down()
     with supervise(house.layout.root, tuple(PARTS), "attached") as supervisor:
@@ -358,6 +359,7 @@ def test_a_supervisor_ends_when_another_brings_its_sandbox_down(tmp_path: Path) 
         assert supervisor.wait(15) == 0
 
 
+@pytest.mark.long
 def test_a_detached_sandbox_stays_until_down(tmp_path: Path) -> None:
     house = House(tmp_path)
     with supervise(tmp_path, LIGHT, "detached") as starter:

@@ -101,8 +101,9 @@ def test_an_interrupt_that_falls_into_a_destructor_is_heard() -> None:
     assert done.returncode == -signal.SIGINT
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("nothing_left", "heard")
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_demo_cleans_up_when_it_is_interrupted(tmp_path: Path, number: signal.Signals) -> None:
     demo = begin(tmp_path, "--json")
     assert demo.stderr is not None

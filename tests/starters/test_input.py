@@ -144,10 +144,9 @@ def test_every_command_tells_its_exit_codes_and_offers_json(capsys: pytest.Captu
     assert "Exit codes: 0 done" in capsys.readouterr().out
 
 
-def starters(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def starters(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "starters", *arguments],
-        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=60,
@@ -184,24 +183,30 @@ def test_with_nobody_to_read_on_it_leaves_without_taking_the_interpreter_down() 
     assert (done.returncode, done.stderr) == (Code.RUN_FAILED, b"")
 
 
-def test_without_settings_or_temporal_it_says_so(tmp_path: Path) -> None:
-    done = starters("list", RUNBOOKS_CONFIG=str(tmp_path / "none.toml"))
-    assert done.returncode == Code.UNREACHABLE
-    assert "none.toml does not exist" in done.stderr
+def test_without_settings_or_temporal_it_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNBOOKS_CONFIG", str(tmp_path / "none.toml"))
+    assert run(["list"]) == Code.UNREACHABLE
+    assert "none.toml does not exist" in capsys.readouterr().err
     (tmp_path / "some.toml").write_text("")
-    done = starters("list", RUNBOOKS_CONFIG=str(tmp_path / "some.toml"), TEMPORAL_ADDRESS="127.0.0.1:1")
-    assert done.returncode == Code.UNREACHABLE
-    assert done.stderr.startswith("runbooks: Temporal does not answer at 127.0.0.1:1")
-    assert done.stderr.count("\n") == 1
+    monkeypatch.setenv("RUNBOOKS_CONFIG", str(tmp_path / "some.toml"))
+    monkeypatch.setenv("TEMPORAL_ADDRESS", "127.0.0.1:1")
+    assert run(["list"]) == Code.UNREACHABLE
+    told = capsys.readouterr().err
+    assert told.startswith("runbooks: Temporal does not answer at 127.0.0.1:1")
+    assert told.count("\n") == 1
 
 
 def test_without_the_sandbox_all_else_works() -> None:
-    def run_without(*arguments: str) -> subprocess.CompletedProcess[str]:
-        code = f"import sys; sys.modules['sandbox'] = None; from starters.app import run; sys.exit(run({arguments!r}))"
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-
-    assert run_without("catalog").returncode == Code.DONE
-    for command in (["sandbox", "status"], ["demo"]):
-        done = run_without(*command)
-        assert done.returncode == Code.UNREACHABLE
-        assert "runbooks: the sandbox is not installed. Run: pip install 'operational-runbooks[sandbox]'" in done.stderr
+    program = """if True:
+        import sys
+        sys.modules["sandbox"] = None
+        from starters.app import run
+        print([int(run(typed.split())) for typed in ("catalog --json", "sandbox status", "demo")], file=sys.stderr)
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    *told, codes = done.stderr.splitlines()
+    assert codes == str([int(code) for code in (Code.DONE, Code.UNREACHABLE, Code.UNREACHABLE)])
+    remedy = "runbooks: the sandbox is not installed. Run: pip install 'operational-runbooks[sandbox]'"
+    assert [line[: len(remedy)] for line in told] == [remedy, remedy]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from sandbox.ports import any_free
 from tests.worker.fleet import killed_at_random
 
 
+@pytest.mark.long
 async def test_workers_and_server_killed_at_random(tmp_path: Path) -> None:
     books = await killed_at_random(
         tmp_path, any_free(), runs=5, workers=3, every=2.0, server_kills=1, seed=7, patience=240

@@ -65,6 +65,7 @@ async def asked(handle: WorkflowHandle[Any, Any]) -> None:
     await eventually(waits, "the first step waits for a worker", every=0.02)
 
 
+@pytest.mark.long
 async def test_incident_work_overtakes_what_was_waiting_before_it(client: Client) -> None:
     """One slot, sixteen runs before it: the server hands the incident's steps out first."""
     world, queue = Turns(), f"priority-{uuid.uuid4()}"

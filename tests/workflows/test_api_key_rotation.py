@@ -87,9 +87,15 @@ async def test_a_client_that_stays_is_reminded_then_people_decide(temporal: Work
 @pytest.mark.parametrize(
     ("registered", "moves", "done", "said"),
     [
-        ({"web", "app"}, {**ALL_MOVE, "cron": NEVER}, False, "app, web; removed by decision from cron"),
+        pytest.param(
+            {"web", "app"},
+            {**ALL_MOVE, "cron": NEVER},
+            False,
+            "app, web; removed by decision from cron",
+            marks=pytest.mark.long,
+        ),
         (set(), dict.fromkeys(ALL_MOVE, NEVER), False, "nobody; removed by decision from app, cron, web"),
-        (set(), dict.fromkeys(ALL_MOVE, timedelta(0)), True, "app, cron, web"),
+        pytest.param(set(), dict.fromkeys(ALL_MOVE, timedelta(0)), True, "app, cron, web", marks=pytest.mark.long),
     ],
 )
 async def test_clients_that_nobody_registered_count_as_the_log_names_them(
@@ -114,6 +120,7 @@ async def test_without_any_client_nothing_is_said_to_be_verified(temporal: Workf
     assert [item.id for item in result.checklist if not item.done] == ["clients"]
 
 
+@pytest.mark.long
 async def test_a_client_that_moves_in_the_extension_is_not_asked_about_again(temporal: WorkflowEnvironment) -> None:
     world = World({**ALL_MOVE, "app": 33 * DAY})
     world.answers = ["reject"]
@@ -154,6 +161,7 @@ async def test_a_log_that_tells_nothing_is_not_taken_for_silence(temporal: Workf
             assert says in str(state.gates[-1].plan["on old keys"])
 
 
+@pytest.mark.long
 async def test_a_long_grace_goes_on_in_new_histories(temporal: WorkflowEnvironment) -> None:
     world = World(APP_STAYS)
     world.answers = ["approve"]
@@ -325,7 +333,14 @@ async def test_a_deployment_that_fails_leaves_everything_as_it_was(client: Clien
     await keep(handle, "ApiKeyRotation", "deploy-fails")
 
 
-@pytest.mark.parametrize("moment", ["api_keys.create", "api_keys.accept", "deployments.again"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("api_keys.create", marks=pytest.mark.long),
+        pytest.param("api_keys.accept", marks=pytest.mark.long),
+        "deployments.again",
+    ],
+)
 async def test_the_worker_dies(temporal: WorkflowEnvironment, moment: str) -> None:
     """Between any two of 'created', 'stored', 'deployed', 'verified': the step is repeated and makes the same."""
     world = World(ALL_MOVE)

@@ -199,6 +199,7 @@ async def test_an_aborted_drill_drops_the_scratch(client: Client, world: World) 
         assert undone.state is State.DONE
 
 
+@pytest.mark.long
 async def test_a_drill_goes_on_with_another_worker(client: Client, world: World) -> None:
     world.data["sessions"].insert_many([{"_id": n, "text": "x" * 500} for n in range(1000, 41_000)])
     async with working(client, world) as queue:

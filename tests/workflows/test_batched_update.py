@@ -431,6 +431,7 @@ class Killable:
         await self._process.wait()
 
 
+@pytest.mark.long
 async def test_killed_workers_and_writers_leave_every_document_right(
     client: Client,
     wire_database: str,  # noqa: F811

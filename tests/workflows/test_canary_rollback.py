@@ -91,6 +91,7 @@ async def test_no_better_is_not_the_deploy(temporal: WorkflowEnvironment, errors
     assert outcome(error).outcome is Outcome.FAILED
 
 
+@pytest.mark.long
 async def test_latency_alone_decides_too(temporal: WorkflowEnvironment) -> None:
     world = World(old=steady(ms=60), new=steady(ms=2600))
     async with working(temporal.client, world) as queue:
@@ -197,6 +198,7 @@ async def test_not_measured_is_counted_apart_and_asked_about(temporal: WorkflowE
     assert "could not measure: log group g does not exist" in timeline(state)
 
 
+@pytest.mark.long
 async def test_a_source_that_is_away_for_a_while_loses_no_counts(temporal: WorkflowEnvironment) -> None:
     world = World(old=GOOD, new=BROKEN)
     world.blind = lambda _at: len(world.looks) in (5, 6)
@@ -207,6 +209,7 @@ async def test_a_source_that_is_away_for_a_while_loses_no_counts(temporal: Workf
     assert all(later.start == earlier.end for earlier, later in itertools.pairwise(rung))
 
 
+@pytest.mark.long
 async def test_a_split_far_from_the_wanted_one_is_said_and_asked_about(temporal: WorkflowEnvironment) -> None:
     world = World(old=GOOD, new=BROKEN, rate=20)
     world.skew = 0.45
@@ -385,6 +388,7 @@ async def during_a_look(world: World, handle: Any) -> asyncio.Event:
     return world.look_held
 
 
+@pytest.mark.long
 async def test_promoting_during_a_look_skips_the_rungs_between_too(client: Client) -> None:
     world = lively()
     async with working(client, world) as queue:
@@ -433,6 +437,7 @@ async def test_a_held_bake_stays_and_is_judged_on(client: Client) -> None:
     assert world.alias == world.found
 
 
+@pytest.mark.long
 async def test_a_paused_run_shifts_no_further_but_judges_on(client: Client) -> None:
     world = lively()
     async with working(client, world) as queue:
@@ -450,7 +455,7 @@ async def test_a_paused_run_shifts_no_further_but_judges_on(client: Client) -> N
 # --- what dies in between -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dies", ["traffic.shift", "traffic.promote"])
+@pytest.mark.parametrize("dies", [pytest.param("traffic.shift", marks=pytest.mark.long), "traffic.promote"])
 async def test_an_attempt_that_died_after_its_effect_is_made_again(client: Client, dies: str) -> None:
     world = lively()
     world.fail_after = dies

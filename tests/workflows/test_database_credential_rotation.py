@@ -169,7 +169,7 @@ async def test_production_is_rotated_after_the_other_stage(temporal: WorkflowEnv
     assert len(world.next) == 1, "the rehearsal schedules nothing"
 
 
-@pytest.mark.parametrize("moment", ["credentials.create", "deployments.again"])
+@pytest.mark.parametrize("moment", ["credentials.create", pytest.param("deployments.again", marks=pytest.mark.long)])
 async def test_the_worker_dies(temporal: WorkflowEnvironment, moment: str) -> None:
     """Between any two of 'created', 'stored', 'deployed', 'verified': the step is repeated and makes the same."""
     world = CredentialWorld()

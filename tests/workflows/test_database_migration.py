@@ -66,6 +66,7 @@ async def test_an_index_is_verified_before_its_code_is_deployed(client: Client) 
         ]
 
 
+@pytest.mark.long
 async def test_people_deploy_the_code_where_no_release_is_named(client: Client) -> None:
     world = World()
     async with working(client, world) as queue:
@@ -92,6 +93,7 @@ async def test_connections_of_the_former_release_are_given_time_to_end(temporal:
         await keep(handle, "DatabaseMigration", "connections-settle")
 
 
+@pytest.mark.long
 async def test_connections_that_stay_are_not_called_stable(temporal: WorkflowEnvironment) -> None:
     world = World()
     world.connected = [10, 40]
@@ -106,7 +108,8 @@ async def test_connections_that_stay_are_not_called_stable(temporal: WorkflowEnv
 
 
 @pytest.mark.parametrize(
-    ("took", "good", "waited"), [([500, 500, 300, 85], True, "waited 1 min"), ([500], False, "waited 5 min")]
+    ("took", "good", "waited"),
+    [pytest.param([500, 500, 300, 85], True, "waited 1 min", marks=pytest.mark.long), ([500], False, "waited 5 min")],
 )
 async def test_a_query_that_is_slower_is_timed_again(
     temporal: WorkflowEnvironment, took: list[float], good: bool, waited: str
@@ -151,6 +154,7 @@ async def test_code_that_takes_both_forms_is_live_before_an_update(client: Clien
         assert "journal" in str(result.facts["rollback_plan"])
 
 
+@pytest.mark.long
 async def test_people_confirm_the_code_before_an_update(client: Client) -> None:
     world = World()
     async with working(client, world) as queue:
@@ -162,6 +166,7 @@ async def test_people_confirm_the_code_before_an_update(client: Client) -> None:
         assert names == ["DatabaseBackup", "BatchedUpdate", "BatchedUpdate", "RestoreDrill"]
 
 
+@pytest.mark.long
 async def test_a_release_that_is_live_is_not_deployed_again(client: Client) -> None:
     world = World()
     world.live = {"production": "new", "staging": "new"}
@@ -267,6 +272,7 @@ async def test_a_query_that_does_not_use_its_index_is_found_on_staging(client: C
 # --- gates ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 async def test_the_gate_is_asked_again_when_the_collection_has_grown_a_lot(client: Client) -> None:
     world = World()
     async with working(client, world) as queue:
@@ -289,6 +295,7 @@ async def test_the_gate_is_asked_again_when_the_collection_has_grown_a_lot(clien
         await finished(handle)
 
 
+@pytest.mark.long
 async def test_late_writers_are_asked_about_and_swept(client: Client) -> None:
     world = World()
     world.late = [0, 0, 7]  # on production: the first look after the update
@@ -360,6 +367,7 @@ async def test_a_failing_deployment_takes_the_index_back_in_reverse_order(client
         assert world.done[-2:] == ["production: deploy old", "production: drop index"]
 
 
+@pytest.mark.long
 async def test_an_unwell_api_is_asked_about_and_no_goes_back_by_the_journal(client: Client) -> None:
     world = World()
     async with working(client, world) as queue:
@@ -374,6 +382,7 @@ async def test_an_unwell_api_is_asked_about_and_no_goes_back_by_the_journal(clie
         assert outcome(error).left_undone == []
 
 
+@pytest.mark.long
 async def test_half_an_update_without_a_journal_is_offered_the_backup_after_an_abort(client: Client) -> None:
     world = World()
     async with working(client, world) as queue:
@@ -390,6 +399,7 @@ async def test_half_an_update_without_a_journal_is_offered_the_backup_after_an_a
         assert (await failure(handle)).type == "LeftUndone"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("word", ["approve", "reject"])
 async def test_what_cannot_be_undone_is_offered_the_backup(client: Client, word: str) -> None:
     world = World()
@@ -410,7 +420,7 @@ async def test_what_cannot_be_undone_is_offered_the_backup(client: Client, word:
         assert "production: deploy old" in world.done
 
 
-@pytest.mark.parametrize("word", ["approve", "reject"])
+@pytest.mark.parametrize("word", ["approve", pytest.param("reject", marks=pytest.mark.long)])
 async def test_a_journal_that_cannot_be_put_back_is_offered_the_backup(client: Client, word: str) -> None:
     """The update is through; a no afterwards goes back by the journal, which the database refuses."""
     world = World()
@@ -433,6 +443,7 @@ async def test_a_journal_that_cannot_be_put_back_is_offered_the_backup(client: C
             await keep(handle, "DatabaseMigration", "restored-after-undo")
 
 
+@pytest.mark.long
 async def test_an_index_that_cannot_be_dropped_is_offered_the_backup(client: Client) -> None:
     world = World()
     world.fail["deploy new"] = "the build is broken"
@@ -531,6 +542,7 @@ async def test_a_backup_that_no_restore_could_name_stops_everything(client: Clie
         assert world.index == {"production": None, "staging": None}
 
 
+@pytest.mark.long
 async def test_a_failed_drill_is_loud_and_undoes_nothing(client: Client) -> None:
     world = World()
     world.fail["RestoreDrill production"] = "checksums differ"
@@ -563,6 +575,7 @@ async def test_a_drill_that_somebody_cancels_undoes_nothing(client: Client) -> N
     assert world.index["production"] == NAME
 
 
+@pytest.mark.long
 async def test_cancel_of_the_run_below_is_awaited(client: Client) -> None:
     world = World()
     async with working(client, world) as queue:
@@ -660,6 +673,7 @@ def tonight(length: timedelta = timedelta(hours=4)) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 async def test_it_waits_through_a_closed_window_to_the_next_night(temporal: WorkflowEnvironment) -> None:
     world = World(**tonight())
     async with working(temporal.client, world) as queue:

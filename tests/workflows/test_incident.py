@@ -233,6 +233,7 @@ async def test_what_nobody_could_tell_at_first_is_diagnosed_when_the_service_tur
             await handle.terminate()
 
 
+@pytest.mark.long
 async def test_what_nobody_could_tell_for_a_long_time_is_diagnosed_soon_after_somebody_can(
     temporal: WorkflowEnvironment,
 ) -> None:

@@ -164,7 +164,7 @@ async def gone_on(handle: WorkflowHandle[Any, Any]) -> bool:
 
 
 @pytest.mark.usefixtures("notes_are_long")
-@pytest.mark.parametrize("moment", ["meanwhile", "afterwards"])
+@pytest.mark.parametrize("moment", ["meanwhile", pytest.param("afterwards", marks=pytest.mark.long)])
 async def test_what_comes_before_it_goes_on_in_a_new_run_is_carried(client: Client, moment: str) -> None:
     """A page is on its way while people write: none of it is lost, and the page is ended."""
     world = World("none")
@@ -219,7 +219,7 @@ async def test_a_relapse_before_it_goes_on_in_a_new_run_is_carried(client: Clien
 
 
 @pytest.mark.usefixtures("notes_are_long")
-@pytest.mark.parametrize("part", ["respond", "after"])
+@pytest.mark.parametrize("part", ["respond", pytest.param("after", marks=pytest.mark.long)])
 async def test_what_comes_before_a_continued_run_begins_counts(client: Client, part: str) -> None:
     """All of it is in the first task of the run: until then nobody works on it."""
     world = World("none")

@@ -157,6 +157,7 @@ async def test_responders_are_invited_and_it_counts_only_when_the_invitation_was
         await handle.terminate()
 
 
+@pytest.mark.long
 async def test_the_same_incident_another_time_gets_a_ticket_of_its_own_for_its_rollback(client: Client) -> None:
     """Its id comes again, and a ticket system gives back the ticket that it has under a key."""
     world, name = World("errors"), f"incident-{uuid.uuid4()}"

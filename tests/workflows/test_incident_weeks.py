@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import icalendar
+import pytest
 from temporalio.testing import WorkflowEnvironment
 
 from tests.patience import soon
@@ -118,6 +119,7 @@ async def test_a_drill_pages_nobody_changes_nothing_and_is_scored(temporal: Work
     assert {"time to confirm", "time to declare", "time to acknowledge", "time to mitigate"} <= result.facts.keys()
 
 
+@pytest.mark.long
 async def test_a_long_incident_goes_on_in_runs_with_short_histories(temporal: WorkflowEnvironment) -> None:
     """Nobody answers for two days: paged on and on, and nothing of it is lost when the history is cut."""
     world = World("errors")

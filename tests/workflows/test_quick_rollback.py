@@ -71,7 +71,7 @@ async def begin(client: Client, queue: str, **inp: Any) -> WorkflowHandle[Any, A
     return await client.start_workflow("QuickRollback", given, id=f"rollback-{uuid.uuid4()}", task_queue=queue)
 
 
-@pytest.mark.parametrize("how", ["reject", "abort"])
+@pytest.mark.parametrize("how", [pytest.param("reject", marks=pytest.mark.long), "abort"])
 async def test_a_continued_roll_back_is_said_to_stay(temporal: WorkflowEnvironment, how: str) -> None:
     world = RollbackWorld()
     async with working(temporal.client, world) as queue:
@@ -154,10 +154,10 @@ async def test_who_asked_may_not_keep_in_production_what_is_not_well(temporal: W
 @pytest.mark.parametrize(
     ("gates", "needed"),
     [
-        ({"default": {"approvals": 2}}, 2),
-        ({"default": {"approvals": 0}}, 1),
+        pytest.param({"default": {"approvals": 2}}, 2, marks=pytest.mark.long),
+        pytest.param({"default": {"approvals": 0}}, 1, marks=pytest.mark.long),
         ({"default": {"approvals": 2}, "keep-rollback": {"approvals": 3}}, 3),
-        ({}, 1),
+        pytest.param({}, 1, marks=pytest.mark.long),
     ],
 )
 async def test_as_many_keep_a_rollback_as_the_stage_says_and_silence_keeps_it(
@@ -184,8 +184,10 @@ TO = {"stakeholders": ["team@example.org"]}
     [
         ({"production": True, "channels": TO}, False, 1, True, "mailed team@example.org by ses; told slack"),
         ({"production": True, "channels": TO}, True, 0, False, "nobody took the mail to the stakeholders; told slack"),
-        ({"production": True}, False, 0, True, "told slack; the settings name nobody to mail"),
-        ({"channels": TO}, False, 0, True, "told slack"),
+        pytest.param(
+            {"production": True}, False, 0, True, "told slack; the settings name nobody to mail", marks=pytest.mark.long
+        ),
+        pytest.param({"channels": TO}, False, 0, True, "told slack", marks=pytest.mark.long),
     ],
 )
 async def test_stakeholders_of_production_are_mailed(

@@ -54,7 +54,10 @@ async def test_staging_that_does_worse_keeps_it_from_production(temporal: Workfl
     assert "production 1024 MB" not in world.order
 
 
-@pytest.mark.parametrize(("runbook", "inp"), [("VerticalScaling", {}), ("ProvisionedConcurrency", {"executions": 10})])
+@pytest.mark.parametrize(
+    ("runbook", "inp"),
+    [pytest.param("VerticalScaling", {}, marks=pytest.mark.long), ("ProvisionedConcurrency", {"executions": 10})],
+)
 async def test_a_change_with_which_staging_fails_quickly_does_not_reach_production(
     temporal: WorkflowEnvironment, runbook: str, inp: dict[str, Any]
 ) -> None:
@@ -82,7 +85,11 @@ async def test_more_errors_on_production_ask_whether_to_keep_the_quicker_change(
 
 
 @pytest.mark.parametrize(
-    ("slowness", "said"), [(1, "better: 1600 → 800 ms; passed with the change"), (3, "4800 → 2400 ms; NOT passed")]
+    ("slowness", "said"),
+    [
+        pytest.param(1, "better: 1600 → 800 ms; passed with the change", marks=pytest.mark.long),
+        (3, "4800 → 2400 ms; NOT passed"),
+    ],
 )
 async def test_a_load_test_counts_by_what_it_has_shown(
     temporal: WorkflowEnvironment, slowness: float, said: str
@@ -117,6 +124,7 @@ async def test_a_larger_pool_has_helped_where_fewer_calls_fail(temporal: Workflo
     assert "10.0% → 0.0%" in str(result.facts["compared"])
 
 
+@pytest.mark.long
 async def test_worse_on_production_is_taken_back_where_nobody_answers(temporal: WorkflowEnvironment) -> None:
     world = ScalingWorld(gates={"default": {"approvals": 0}, "keep-scaling": {"approvals": 1, "time_limit": "PT1H"}})
     world.helps["production"] = False
@@ -220,6 +228,7 @@ async def test_abort_puts_staging_and_production_back(client: Client) -> None:
     await keep(handle, "ConnectionPoolScaling", "aborted")
 
 
+@pytest.mark.long
 async def test_only_a_smaller_pool_is_worse_for_having_more_connections(temporal: WorkflowEnvironment) -> None:
     ask = {"default": {"approvals": 0}, "keep-scaling": {"approvals": 1, "time_limit": "PT1H"}}
     world = ScalingWorld(gates=ask)

@@ -87,7 +87,7 @@ def test_only_steps_that_fit_are_taken(former: int | None, reservable: int | Non
 # --- how it goes --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("former", [None, 100])
+@pytest.mark.parametrize("former", [pytest.param(None, marks=pytest.mark.long), 100])
 async def test_every_environment_is_new_and_traffic_is_back(client: Client, former: int | None) -> None:
     world = RestartWorld(cured, reserved=former)
     async with working(client, world) as queue:
@@ -160,7 +160,14 @@ OF_PRODUCTION: Any = {"production": True, "channels": {"stakeholders": ["team@ex
 @pytest.mark.parametrize(
     ("policies", "down", "mails", "done", "note"),
     [
-        (OF_PRODUCTION, False, ["begins", "is done"], True, "mailed team@example.org by ses; told slack"),
+        pytest.param(
+            OF_PRODUCTION,
+            False,
+            ["begins", "is done"],
+            True,
+            "mailed team@example.org by ses; told slack",
+            marks=pytest.mark.long,
+        ),
         (OF_PRODUCTION, True, [], False, "nobody took the mail to the stakeholders; told slack"),
         ({"production": True}, False, [], True, "told slack; the settings name nobody to mail"),
     ],
@@ -239,6 +246,7 @@ async def test_abort_and_cancel_give_traffic_back(client: Client, how: str) -> N
     ]
 
 
+@pytest.mark.long
 async def test_aborted_or_cancelled_at_any_boundary_traffic_comes_back(client: Client) -> None:
     """After each activity the run ever makes, in a run of its own each time; by turns, for both go the same way."""
 
@@ -318,7 +326,15 @@ async def test_a_run_that_hangs_is_overtaken(temporal: WorkflowEnvironment) -> N
     await keep(watchdog, "ServiceRestartWatchdog", "longest")
 
 
-@pytest.mark.parametrize(("former", "by_hand"), [(None, None), (100, 100), (100, 33), (None, 2)])
+@pytest.mark.parametrize(
+    ("former", "by_hand"),
+    [
+        pytest.param(None, None, marks=pytest.mark.long),
+        pytest.param(100, 100, marks=pytest.mark.long),
+        (100, 33),
+        pytest.param(None, 2, marks=pytest.mark.long),
+    ],
+)
 async def test_traffic_that_is_back_is_not_taken_away_again(
     client: Client, former: int | None, by_hand: int | None
 ) -> None:
@@ -365,6 +381,7 @@ async def watched(temporal: WorkflowEnvironment, handle: Any) -> RunbookResult |
     return await finished(watchdog)
 
 
+@pytest.mark.long
 async def test_terminated_at_any_boundary_traffic_comes_back(temporal: WorkflowEnvironment) -> None:
     """The run is terminated after each activity it ever makes, in a run of its own each time."""
 

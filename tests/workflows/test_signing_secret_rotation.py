@@ -198,7 +198,7 @@ async def test_a_leaked_secret_is_not_put_back(client: Client) -> None:
 
 @pytest.mark.parametrize(
     "moment",
-    ["signing.create", "deployments.again"],
+    ["signing.create", pytest.param("deployments.again", marks=pytest.mark.long)],
 )
 async def test_the_worker_dies(temporal: WorkflowEnvironment, moment: str) -> None:
     """Between any two of 'created', 'stored', 'deployed', 'verified': the step is repeated and makes the same."""

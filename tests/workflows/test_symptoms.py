@@ -92,6 +92,7 @@ async def test_a_long_watch_looks_less_often_so_that_its_history_has_room(
     assert len(timers) < 8
 
 
+@pytest.mark.long
 async def test_a_wrong_remedy_is_refused_with_the_reason_and_the_right_one_offered(
     temporal: WorkflowEnvironment,
 ) -> None:
@@ -127,6 +128,7 @@ async def test_one_that_does_not_help_is_followed_by_the_next_and_the_end_is_no_
     assert world.tickets, "handed on"
 
 
+@pytest.mark.long
 async def test_a_relapse_within_the_window_begins_the_window_anew(temporal: WorkflowEnvironment) -> None:
     world = World(scenario("bad release"), WELL, "QuickRollback")
     relapse: list[datetime] = []
@@ -247,6 +249,7 @@ async def test_the_profiler_is_put_back_whatever_happens(temporal: WorkflowEnvir
     assert world.profiler == [(1, 100), (0, 100)]
 
 
+@pytest.mark.long
 async def test_a_database_that_profiles_already_is_left_alone(temporal: WorkflowEnvironment) -> None:
     for level in (None, "on"):
         world = World(scenario("missing index"), WELL, "DatabaseMigration")
@@ -346,6 +349,7 @@ async def test_more_than_five_percent_for_ten_minutes_opens_one_incident(tempora
     assert state.step("incident").state is State.DONE
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("rate", "incident"), [(0.04, None), (0.3, "inc-1")])
 async def test_less_or_within_an_incident_opens_none(
     temporal: WorkflowEnvironment, rate: float, incident: str | None
@@ -357,6 +361,7 @@ async def test_less_or_within_an_incident_opens_none(
     assert world.incidents == []
 
 
+@pytest.mark.long
 async def test_ten_minutes_are_awaited_before_it_is_an_incident(temporal: WorkflowEnvironment) -> None:
     """Above 5 % only since a moment ago: the incident opens when the ten minutes are full, not before."""
     world = World(scenario("bad release"), WELL, gates={})
