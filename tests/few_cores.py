@@ -28,19 +28,28 @@ class SharedHouses(LoadFileScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
         folder = file.split("/")[1] if file.count("/") > 1 else ""
-        if folder == "runbooks":
-            return f"house {sum(file.encode()) % HOUSES}"
         if folder in _TOGETHER:
             return folder
         return nodeid if folder == "workflows" and file not in _FILES_WITH_A_SERVER else file
 
     def _assign_work_unit(self, node: Any) -> None:
         others = [units for other, units in self.assigned_work.items() if other is not node]
-        waiting = sum(any(_waits(unit) and not all(tests.values()) for unit, tests in o.items()) for o in others)
-        wanted = waiting < len(self.nodes) // 2
-        unit = next((unit for unit in self.workqueue if _waits(unit) is wanted), next(iter(self.workqueue)))
+        houses = sum(any(map(_in_house, units)) for units in others)
+        left = [unit for unit in self.workqueue if houses < HOUSES or not _in_house(unit)]
+        if not left:
+            node.shutdown()  # the rest is for those who have a house
+            return
+        unit = left[0]
+        if not (_in_house(unit) and any(map(_in_house, self.assigned_work[node]))):  # a house is left for good
+            waiting = sum(any(_waits(unit) and not all(tests.values()) for unit, tests in o.items()) for o in others)
+            wanted = waiting < len(self.nodes) // 2
+            unit = next((unit for unit in left if _waits(unit) is wanted), unit)
         self.workqueue.move_to_end(unit, last=False)
         super()._assign_work_unit(node)
+
+
+def _in_house(unit: str) -> bool:
+    return unit.startswith("tests/runbooks/")
 
 
 def _waits(unit: str) -> bool:

@@ -323,7 +323,7 @@ def _counted(what: str) -> int:
 
 
 def _strike(request: Request) -> None:
-    time.sleep(FAULTS["latency_ms"] / 1000)
+    time.sleep((FAULTS["latency_ms"] + faults.worked(FAULTS["work_ms"])) / 1000)
     if request.chance("error") < FAULTS["error_rate"]:
         raise faults.SessionStateError("cannot read property 'state' of undefined session")
 

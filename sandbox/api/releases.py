@@ -38,6 +38,7 @@ class Faults(BaseModel):
         description="Share of all requests that end the invocation: 502, and in Lambda's own Errors metric",
     )
     latency_ms: int = Field(0, ge=0, description="Added to each request except /health")
+    work_ms: int = Field(0, ge=0, description="The same, at 512 MB: the half of it with the double of memory")
     cold_start_ms: int = Field(0, ge=0, description="Added to the start of each execution environment")
     memory_held_mb: int = Field(0, ge=0, description="Held by each execution environment from its start")
     memory_leak_mb: float = Field(
@@ -136,7 +137,7 @@ CATALOGUE: dict[str, Release] = {
         GOOD.with_faults("cold", cold_start_ms=4000),
         GOOD.with_faults("drowsy", idle_seconds=0.5),
         GOOD.with_faults("leaky", memory_leak_mb=4),
-        GOOD.with_faults("heavy", memory_held_mb=370),
+        GOOD.with_faults("heavy", memory_held_mb=370, work_ms=400),
         GOOD.with_faults("rejecting", reject_validation=True),
         GOOD.with_faults("incomplete", missing_route="GET /sessions/{id}"),
         GOOD.with_faults("unindexed", unindexed_query=True),

@@ -15,9 +15,10 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
 from activities.releases import LedgerEntry
-from sandbox import connections
+from sandbox import connections, mongodb
 from sandbox.api.stack import secret_parameter
 from sandbox.house import House
+from sandbox.state import Vault
 from tests.patience import SLOWER, eventually
 from workflows.model import RunbookResult, RunState
 
@@ -43,6 +44,11 @@ class Site:
         """A secret as the API reads it."""
         path = secret_parameter(self.stage, name)
         return str(self.aws("ssm").get_parameter(Name=path, WithDecryption=True)["Parameter"]["Value"])
+
+    def database(self, stage: str) -> str:
+        """Connection string of a stage's database, as its operator has it."""
+        port = next(part.ports["mongodb"] for part in self.house.status() if part.name == "mongodb")
+        return mongodb.operator_uri(port, Vault.open(self.house.layout.vault), stage)
 
     @property
     def stack(self) -> str:

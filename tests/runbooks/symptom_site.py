@@ -11,12 +11,15 @@ from typing import Any
 
 from temporalio.client import Client
 
+from sandbox.api import data
 from sandbox.house import House
 from sandbox.traffic import Traffic
 from tests.patience import eventually
 from tests.runbooks.conftest import WorkerProcess
 from tests.runbooks.site import Site, until
 from workflows.model import RunbookResult
+
+STAGES = ("staging", "production")
 
 HURRY = {
     "RUNBOOKS_STAGES__PRODUCTION__ROLLBACK__ERROR_WINDOW": "PT4S",
@@ -45,6 +48,19 @@ def placed(house: House, worker: WorkerProcess, runs: Client, rate: float) -> It
         site.deploy("good")
         with traffic(site, rate):
             yield site
+
+
+@contextmanager
+def filled(site: Site, sessions: int) -> Iterator[None]:
+    """Both stages with so many sessions, and afterwards with as many as always.
+
+    Each request of the next load test would sort them all.
+    """
+    for stage in STAGES:
+        site.house.fill(stage, sessions)
+    yield
+    for stage in STAGES:
+        data.seed(site.database(stage), fresh=True)
 
 
 def _answers(site: Site, statuses: str, since: datetime, until: datetime) -> int:

@@ -8,9 +8,7 @@ import pymongo
 import pytest
 from temporalio.client import Client
 
-from sandbox import mongodb
 from sandbox.house import House
-from sandbox.state import Vault
 from tests.histories import keep
 from tests.runbooks.conftest import WorkerProcess
 from tests.runbooks.site import Site, failure, finished, progress, until
@@ -32,9 +30,7 @@ SETTLED = 900
 
 def sessions(site: Site, stage: str) -> pymongo.collection.Collection[dict[str, Any]]:
     """The real collection of a stage, as its operator sees it."""
-    port = next(part.ports["mongodb"] for part in site.house.status() if part.name == "mongodb")
-    uri = mongodb.operator_uri(port, Vault.open(site.house.layout.vault), stage)
-    return pymongo.MongoClient[dict[str, Any]](uri).get_default_database()["sessions"]
+    return pymongo.MongoClient[dict[str, Any]](site.database(stage)).get_default_database()["sessions"]
 
 
 async def at_gate(handle: Any, gate: str, patience: float = 180) -> RunState:

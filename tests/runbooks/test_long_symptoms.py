@@ -11,7 +11,7 @@ from sandbox.house import House
 from tests.histories import keep
 from tests.runbooks.conftest import WorkerProcess
 from tests.runbooks.site import STACK, Site, finished
-from tests.runbooks.symptom_site import approve, logged, now, placed
+from tests.runbooks.symptom_site import STAGES, approve, filled, logged, now, placed
 from workflows.model import Outcome
 
 pytestmark = pytest.mark.long
@@ -32,10 +32,14 @@ def place(request: pytest.FixtureRequest, house: House, worker: WorkerProcess, r
         yield site
 
 
-async def test_a_missing_index_is_found_by_the_profiler_and_built(place: Site) -> None:
-    site = place
-    for stage in ("staging", "production"):
-        site.house.fill(stage, 40_000)
+@pytest.fixture
+def crowded(place: Site) -> Iterator[Site]:
+    with filled(place, 40_000):
+        yield place
+
+
+async def test_a_missing_index_is_found_by_the_profiler_and_built(crowded: Site) -> None:
+    site = crowded
     site.deploy("unindexed")
     await logged(site, "2", 60, now())  # longer than the window, so that the deployment's own cold starts are past
     slow = QUICK | {"slower_than": "PT0.1S", "normal": "PT0.05S", "slow_query": "PT0.005S", "profile_for": "PT6S"}
@@ -55,8 +59,8 @@ async def test_a_missing_index_is_found_by_the_profiler_and_built(place: Site) -
 
 async def test_short_memory_is_found_and_the_function_gets_more(place: Site) -> None:
     site = place
-    for stage in ("staging", "production"):
-        site.house.deploy(stage, "good", memory_held_mb=370)
+    for stage in STAGES:
+        site.house.deploy(stage, "heavy")
     await logged(site, "2", 75, now())  # until the deployment's cold starts are out of the window
     handle = await site.start("HighMemoryUsage", remedy="provisioned_concurrency", **QUICK)
     plan = await approve(site, handle.id, "apply-more_memory")
@@ -70,11 +74,21 @@ async def test_short_memory_is_found_and_the_function_gets_more(place: Site) -> 
     await keep(handle, "HighMemoryUsage", "real-short-memory")
 
 
+@pytest.fixture
+def drowsy(place: Site) -> Iterator[Site]:
+    """A release that starts slowly. What is kept ready for it at the end would outlast it."""
+    for stage in STAGES:
+        place.house.deploy(stage, "drowsy", cold_start_ms=2000)
+    yield place
+    for stage in STAGES:
+        place.aws("lambda").delete_provisioned_concurrency_config(
+            FunctionName=STACK.format(stage=stage), Qualifier="live"
+        )
+
+
 @pytest.mark.parametrize("place", [0.5], indirect=True)
-async def test_cold_starts_are_found_and_environments_kept_ready(place: Site) -> None:
-    site = place
-    for stage in ("staging", "production"):
-        site.house.deploy(stage, "drowsy", cold_start_ms=2000)
+async def test_cold_starts_are_found_and_environments_kept_ready(drowsy: Site) -> None:
+    site = drowsy
     await logged(site, "2", 12, now())
     slow = QUICK | {"slower_than": "PT1S", "normal": "PT0.5S"}
     handle = await site.start("PerformanceDegradation", remedy="more_memory", **slow)
@@ -92,21 +106,21 @@ async def test_cold_starts_are_found_and_environments_kept_ready(place: Site) ->
 def cramped(place: Site) -> Iterator[Site]:
     """A release that asks eight things at once, a pool of one connection, and few enough environments for more."""
     functions = place.aws("lambda")
-    for stage in ("staging", "production"):
-        place.house.fill(stage, 8_000)
-        place.house.deploy(stage, "chatty")
-        name = STACK.format(stage=stage)
-        functions.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=12)
-        kept = functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
-        functions.update_function_configuration(
-            FunctionName=name, Environment={"Variables": kept | {"MONGODB_MAX_POOL_SIZE": "1"}}
-        )
-        functions.get_waiter("function_updated_v2").wait(FunctionName=name)
-        version = functions.publish_version(FunctionName=name)["Version"]
-        functions.update_alias(FunctionName=name, Name="live", FunctionVersion=version)
-    yield place
-    for stage in ("staging", "production"):
-        functions.delete_function_concurrency(FunctionName=STACK.format(stage=stage))
+    with filled(place, 8_000):
+        for stage in STAGES:
+            place.house.deploy(stage, "chatty")
+            name = STACK.format(stage=stage)
+            functions.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=12)
+            kept = functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
+            functions.update_function_configuration(
+                FunctionName=name, Environment={"Variables": kept | {"MONGODB_MAX_POOL_SIZE": "1"}}
+            )
+            functions.get_waiter("function_updated_v2").wait(FunctionName=name)
+            version = functions.publish_version(FunctionName=name)["Version"]
+            functions.update_alias(FunctionName=name, Name="live", FunctionVersion=version)
+        yield place
+        for stage in STAGES:
+            functions.delete_function_concurrency(FunctionName=STACK.format(stage=stage))
 
 
 async def test_an_exhausted_pool_is_found_and_made_larger(cramped: Site) -> None:

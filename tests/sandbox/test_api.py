@@ -281,6 +281,20 @@ def test_slow(here: Surroundings, stage: str) -> None:
         assert min(timed(client, "/health")[0] for _ in range(3)) < 0.3
 
 
+def test_more_memory_is_more_of_a_processor(here: Surroundings, stage: str) -> None:
+    deploy_with(here, work_ms=1500)
+    functions, name = boto3.client("lambda"), service_name(stage)
+    with here.client(stage) as client:
+        client.get("/health")
+        assert timed(client, "/sessions", params=QUERY)[0] >= 1.5
+        functions.update_function_configuration(FunctionName=name, MemorySize=2048)
+        functions.get_waiter("function_updated_v2").wait(FunctionName=name)
+        version = functions.publish_version(FunctionName=name)["Version"]
+        functions.update_alias(FunctionName=name, Name=ALIAS, FunctionVersion=version)
+        client.get("/health")
+        assert 0.375 <= timed(client, "/sessions", params=QUERY)[0] < 1.2
+
+
 def test_cold(here: Surroundings, stage: str) -> None:
     deploy_with(here, cold_start_ms=1200)
     with here.client(stage) as client:
