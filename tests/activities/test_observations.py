@@ -248,7 +248,7 @@ def test_a_service_that_stays_ill_or_away_is_not_healthy_and_no_error(
 ) -> None:
     site = new_site()
     service.answers = [500]
-    ill = environment().run(api.health, check(site, service.url, 0.1))
+    ill = environment().run(api.health, check(site, service.url, 1))
     assert (ill.ok, ill.consecutive, ill.last_status, ill.last_problem) == (False, 0, 500, "HTTP 500")
     assert ill.checks > 1
     away = environment().run(api.health, check(site, "http://127.0.0.1:9", 0.1))
