@@ -116,11 +116,16 @@ class Environment(runtime.Worker):  # type: ignore[misc]  # ministack is untyped
 
     def _exchange(self, process: subprocess.Popen[str], envelope: dict[str, Any], outcome: Outcome) -> None:
         assert process.stdin is not None
-        timeout = float(self.config.get("Timeout", 3))
-        killer = threading.Timer(timeout, process.kill)
+        timeout, overdue = float(self.config.get("Timeout", 3)), threading.Event()
+
+        def end() -> None:
+            overdue.set()
+            process.kill()
+
+        killer = threading.Timer(timeout, end)
         killer.daemon = True
-        killer.start()
         begin = time.monotonic()
+        killer.start()
         try:
             process.stdin.write(json.dumps(envelope) + "\n")
             process.stdin.flush()
@@ -131,7 +136,7 @@ class Environment(runtime.Worker):  # type: ignore[misc]  # ministack is untyped
             killer.cancel()
         elapsed = time.monotonic() - begin
         outcome.duration_ms = elapsed * 1000
-        if answer is None and elapsed >= timeout:
+        if answer is None and overdue.is_set():
             outcome.duration_ms = timeout * 1000
             outcome.failure = Failure("Sandbox.Timedout", f"Task timed out after {timeout:.2f} seconds")
         elif answer is None:

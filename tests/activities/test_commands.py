@@ -202,7 +202,7 @@ def test_a_command_template_fills_arguments_without_a_shell(site: Site, path: Pa
 def test_a_command_that_never_ends_is_ended_with_all_it_started(site: Site, path: Path, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     write(path / "back", f"sleep 300 & echo $! $$ > {pids}; wait")
-    wanted = order(site, command=["back"], timeout="PT0.3S").model_copy(update={"strategy": "command"})
+    wanted = order(site, command=["back"], timeout="PT2S").model_copy(update={"strategy": "command"})
     assert refused(site, wanted).type == "DeployTimeout"
     deadline = time.monotonic() + 5
     while alive := [pid for pid in pids.read_text().split() if running(pid)]:

@@ -97,7 +97,7 @@ class World:
                 "api_key": f"file:{self._secret}",
                 "database": {"uri": f"file:{self._secret}", "name": self.database},
                 "backup": {"location": f"file://{self.archives}"},
-                "rollback": {"health_checks": 2, "health_interval": "PT0.05S", "health_patience": "PT0.5S"},
+                "rollback": {"health_checks": 2, "health_interval": "PT0.05S", "health_patience": "PT2S"},
                 **self._stage,
             },
         )
