@@ -38,7 +38,9 @@ class Faults(BaseModel):
         description="Share of all requests that end the invocation: 502, and in Lambda's own Errors metric",
     )
     latency_ms: int = Field(0, ge=0, description="Added to each request except /health")
-    work_ms: int = Field(0, ge=0, description="The same, at 512 MB: the half of it with the double of memory")
+    work_ms: int = Field(
+        0, ge=0, description="Added likewise at 512 MB, and half of it at 1024: Lambda gives CPU by memory"
+    )
     cold_start_ms: int = Field(0, ge=0, description="Added to the start of each execution environment")
     memory_held_mb: int = Field(0, ge=0, description="Held by each execution environment from its start")
     memory_leak_mb: float = Field(
