@@ -41,9 +41,9 @@ class SharedHouses(LoadFileScheduling):
             return
         unit = left[0]
         if not (_in_house(unit) and any(map(_in_house, self.assigned_work[node]))):  # a house is left for good
-            waiting = sum(any(_waits(unit) and not all(tests.values()) for unit, tests in o.items()) for o in others)
+            waiting = sum(any(_waits(one) and not all(tests.values()) for one, tests in o.items()) for o in others)
             wanted = waiting < len(self.nodes) // 2
-            unit = next((unit for unit in left if _waits(unit) is wanted), unit)
+            unit = next((one for one in left if _waits(one) is wanted), unit)
         self.workqueue.move_to_end(unit, last=False)
         super()._assign_work_unit(node)
 
