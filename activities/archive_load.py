@@ -15,6 +15,7 @@ from typing import Any
 import pymongo
 import pymongo.errors
 from bson.raw_bson import RawBSONDocument
+from pymongo.collection import Collection
 from pymongo.write_concern import WriteConcern
 
 from activities.archive_dump import (
@@ -40,7 +41,7 @@ from activities.errors import lasting
 from activities.patience import patiently
 
 _MARK = f"{RESTORING}.mark"
-_NO_NAMESPACE = 26
+_DUPLICATE, _NO_NAMESPACE = 11000, 26
 _SHOWN = 20
 
 
@@ -172,8 +173,7 @@ def _load_one(client: Client, into: str, name: str, entry: CollectionEntry, fold
     loaded = 0
     for batch in _or_damaged(folder, entry):
         beat(phase := f"restoring {entry.name}: {loaded:,} of {entry.documents:,} documents")
-        insert = partial(target.insert_many, map(RawBSONDocument, batch), bypass_document_validation=bypass)
-        patiently(insert, phase)  # a majority can take its time
+        patiently(partial(_insert, target, batch, bypass), phase)  # a majority can take its time
         loaded += len(batch)
     _verify(client, into, name, entry, beat)
     # Last of all: an index with an expiry lets the server delete what has just been restored.
@@ -183,6 +183,20 @@ def _load_one(client: Client, into: str, name: str, entry: CollectionEntry, fold
             lambda: database.command("createIndexes", name, indexes=specs),
             f"building {len(specs)} indexes of {entry.name}",
         )
+
+
+def _insert(target: Collection[dict[str, Any]], batch: list[bytes], bypass: bool | None) -> None:
+    """Insert those that are not there yet.
+
+    The collection is new, so one that is there comes from a try whose answer was lost: the driver makes it a second
+    time, and a server that was restarted need not know that. What has arrived is verified at the end.
+    """
+    try:
+        target.insert_many(map(RawBSONDocument, batch), ordered=False, bypass_document_validation=bypass)
+    except pymongo.errors.BulkWriteError as error:
+        found = error.details or {}
+        if found.get("writeConcernErrors") or any(one["code"] != _DUPLICATE for one in found["writeErrors"]):
+            raise
 
 
 def _verify(client: Client, into: str, name: str, entry: CollectionEntry, beat: Beat) -> None:

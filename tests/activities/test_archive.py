@@ -20,6 +20,7 @@ import bson
 import pymongo
 import pytest
 from bson.raw_bson import RawBSONDocument
+from pymongo.collection import Collection
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
@@ -421,6 +422,26 @@ def test_a_worker_killed_within_a_restore(
     )
     assert any("restoring a" in phase for phase in phases)
     assert compared(mongo, into, manifest).differences == []
+
+
+def test_a_write_whose_answer_was_lost_is_made_again(
+    mongo: Client, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the driver, on a server that was killed in between: that one may know no more of it than the documents."""
+    fill(mongo, name)
+    store = LocalFolder(tmp_path)
+    manifest = archived(mongo, name, store)
+    once = Collection.insert_many
+
+    def again(self: Any, documents: Any, *args: Any, **options: Any) -> Any:
+        batch = list(documents)
+        if self.name in ("types", "users"):
+            once(self, batch[: len(batch) // 2 + 1], *args, **options)
+        return once(self, batch, *args, **options)
+
+    monkeypatch.setattr(Collection, "insert_many", again)
+    restored(mongo, f"{name}_scratch", store)
+    assert compared(mongo, f"{name}_scratch", manifest).differences == []
 
 
 def test_streams_that_are_no_documents() -> None:
