@@ -33,7 +33,6 @@ from workflows.model import Message, Outcome, RunbookInput, RunbookResult, RunSt
 from workflows.operator import explain
 from workflows.runbook import Runbook
 from workflows.stage_lock import LockView
-from workflows.stale_time import ASK_AGAIN
 
 M = TypeVar("M", bound=Message)
 
@@ -82,8 +81,8 @@ class Ended(BaseModel):
 class NoAnswerError(Problem):
     """Nobody is there to answer for the run just now; or never again, where the run was ended by Temporal."""
 
-    def __init__(self, reason: str = _NO_WORKER) -> None:
-        super().__init__(reason, Code.UNREACHABLE)
+    def __init__(self) -> None:
+        super().__init__(_NO_WORKER, Code.UNREACHABLE)
 
 
 # --- begin -----------------------------------------------------------------------------------------------------------
@@ -180,7 +179,7 @@ async def state_of(session: Session, workflow_id: str) -> RunState:
     """Everything the run knows of itself.
 
     Raises:
-        NoAnswerError: no worker runs, or the run stands between a result and its next task.
+        NoAnswerError: no worker runs.
         Problem: there is no such run, or it is none of a runbook.
     """
     return RunState.model_validate(await _query(session.handle(workflow_id), "progress"))
@@ -190,8 +189,6 @@ async def _query(handle: WorkflowHandle[Any, Any], name: str) -> Any:
     try:
         return await handle.query(name, rpc_timeout=ANSWER)
     except WorkflowQueryFailedError as error:
-        if ASK_AGAIN in str(error):
-            raise NoAnswerError(f"{handle.id} is between two steps: {ASK_AGAIN}") from None
         raise Problem(f"{handle.id} has no {name} to show: {error}", Code.CONFLICT) from None
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 
-from workflows.stale_time import Timely
+from workflows.ahead import Level
 
 _listening: dict[str, list[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = defaultdict(list)
 
-_activate = Timely.activate
+_activate = Level.activate
 
 
-def _activate_and_tell(run: Timely, act: WorkflowActivation) -> WorkflowActivationCompletion:
+def _activate_and_tell(run: Level, act: WorkflowActivation) -> WorkflowActivationCompletion:
     done = _activate(run, act)
     asked = all(job.HasField("query_workflow") or job.HasField("remove_from_cache") for job in act.jobs)
     busy = any(command.HasField("schedule_activity") for command in done.successful.commands)
@@ -30,7 +30,7 @@ def _activate_and_tell(run: Timely, act: WorkflowActivation) -> WorkflowActivati
     return done
 
 
-Timely.activate = _activate_and_tell  # type: ignore[method-assign]
+Level.activate = _activate_and_tell  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

@@ -10,14 +10,14 @@ from temporalio import workflow
 from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes
 from temporalio.plugin import SimplePlugin
 from temporalio.service import ConnectConfig, GrpcCompression, ServiceClient
-from temporalio.worker import WorkflowInstance, WorkflowInstanceDetails, WorkflowRunner
+from temporalio.worker import Worker, WorkflowInstance, WorkflowInstanceDetails, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from activities.keyring import Keyring
+from workflows.ahead import Level
 from workflows.catalog import WORKFLOWS
 from workflows.codec import EncryptionCodec
 from workflows.converter import data_converter
-from workflows.stale_time import AskAgain, Timely
 
 PASS_THROUGH = (
     # Interfaces and plain models. Loading them once instead of once a run keeps the start of a run cheap.
@@ -89,10 +89,13 @@ def converter(keyring: Keyring | None) -> DataConverter:
 class _Runner(SandboxedWorkflowRunner):
     """Tries once a process, not once a task queue, whether each workflow can be loaded: it takes seconds for all.
 
-    Its runs are held to a time that moves on.
+    Its runs are kept level with their histories.
     """
 
     _tried: ClassVar[set[type]] = set()
+
+    drop: Callable[[str], None] = staticmethod(lambda run_id: None)
+    """Has the worker forget a run. A replayer is never asked anything."""
 
     def prepare_workflow(self, defn: workflow._Definition) -> None:
         if defn.cls not in self._tried:
@@ -100,7 +103,7 @@ class _Runner(SandboxedWorkflowRunner):
             self._tried.add(defn.cls)
 
     def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
-        return Timely(super().create_instance(det))
+        return Level(super().create_instance(det), self.drop)
 
 
 def _runner(existing: WorkflowRunner | None) -> WorkflowRunner:
@@ -125,7 +128,6 @@ class RunbooksPlugin(SimplePlugin):
             "operational-runbooks",
             data_converter=converter(keyring),
             workflow_runner=_runner,
-            interceptors=[AskAgain()],
             workflows=WORKFLOWS,
         )
 
@@ -136,3 +138,10 @@ class RunbooksPlugin(SimplePlugin):
         if config.target_host.startswith(_LOOPBACK):
             config.grpc_compression = GrpcCompression.NONE
         return await super().connect_service_client(config, next)
+
+    async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:
+        """Let the runs of this worker ask it to drop them."""
+        runner = worker.config(active_config=True)["workflow_runner"]
+        if isinstance(runner, _Runner):
+            runner.drop = worker._bridge_worker.request_workflow_eviction  # the SDK has no other way to it
+        await super().run_worker(worker, next)

@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from temporalio.client import Client, WorkflowQueryFailedError
+from temporalio.client import Client
 
 from activities.connection_string import password_of
 from sandbox.house import House
 from sandbox.state import STAGES, Vault
 from tests.runbooks.site import Site
 from tests.secret_search import CommandLines, found, read
-from workflows.stale_time import ASK_AGAIN
 
 READ_BY_THE_API = ("ApiKeys", "JwtSecret", "MongoDBUri")
 
@@ -120,13 +119,4 @@ class Stores:
 async def _answers(handle: Any, kind: str) -> dict[str, bytes]:
     queries = ["progress", "__temporal_workflow_metadata", "__stack_trace"]
     queries += ["situation"] if kind == "Incident" else []
-    return {f"{query}: {handle.id}": await _answer(handle, query) for query in queries}
-
-
-async def _answer(handle: Any, query: str) -> bytes:
-    try:
-        return repr(await handle.query(query)).encode()
-    except WorkflowQueryFailedError as error:
-        if ASK_AGAIN not in str(error):
-            raise
-        return str(error).encode()  # it was terminated with a result that it had not taken up, and answers nothing else
+    return {f"{query}: {handle.id}": repr(await handle.query(query)).encode() for query in queries}

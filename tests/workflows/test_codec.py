@@ -46,7 +46,7 @@ async def test_what_was_never_encrypted_stays_as_it_is(payload: Payload) -> None
 
 @pytest.mark.parametrize("keyring", [None, Keyring((NEW,))])
 def test_no_converter_asks_whose_a_payload_is(keyring: Keyring | None) -> None:
-    """Runs do not say it, because to find out takes long (``stale_time.Timely``): with one that asks, they have to."""
+    """Runs do not say it, because to find out takes long (``ahead.Level``): with one that asks, they have to."""
     ours = converter(keyring)
     assert ours.with_context(WorkflowSerializationContext(namespace="default", workflow_id="a-run")) is ours
 
