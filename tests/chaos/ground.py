@@ -69,6 +69,10 @@ _WORKERS.set_forkserver_preload(["tests.chaos.ahead"])
 """Loads what a worker needs once for all rows of a scenario: else two seconds and more of each."""
 
 
+_WEDGED = 15
+"""Looks, two seconds apart, in which the tasks of a run have failed and none has not."""
+
+
 @dataclass
 class Ending:
     """How one run ended, and what it left behind."""
@@ -224,15 +228,20 @@ class Ground:
         people = [asyncio.create_task(self._say_yes(handle.id))]
         if beside is not None:
             people.append(asyncio.create_task(_persist(beside, handle)))
+        looks, why = 0, f"still open after {patience:g} s"
         while not ended.done() and self._served.is_alive() and time.monotonic() - began < patience:
             await asyncio.wait({ended}, timeout=2)
+            looks = looks + 1 if (wedged := await self._wedged()) else 0
+            if looks == _WEDGED:
+                why = f"the tasks of {', '.join(wedged)} fail"
+                break
         for person in people:
             person.cancel()
         if not ended.done():
             ended.cancel()
             state = await _asked(handle)
             await self.clear()
-            return Ending("still open", f"still open after {patience:g} s: {_where(state)}", {}, [])
+            return Ending("still open", f"{why}: {_where(state)}", {}, [])
         result = ended.result()
         counted = self.effects()
         counted.subtract(before)
@@ -243,6 +252,13 @@ class Ground:
             left_undone=list(result.left_undone),
             effects=+counted,
         )
+
+    async def _wedged(self) -> list[str]:
+        """Runs whose tasks fail, one after the other: as the server sees it, they cannot go on."""
+        failing = "TemporalReportedProblems IS NOT NULL AND ExecutionStatus = 'Running'"
+        with contextlib.suppress(RPCError):  # the server is dead at the moment
+            return [found.id async for found in self.client.list_workflows(failing)]
+        return []
 
     async def clear(self) -> None:
         """End what still runs: it would hold the stage against the next run."""
