@@ -171,6 +171,8 @@ class Recovery(Response):
         except Stopped as stopped:
             tried.state, tried.outcome = "declined", stopped.message
             self.say(f"{option.runbook}: {stopped.message}")
+            if self._gate_shown == gate_id and workflow.patched("an-expired-question-is-no-longer-shown"):
+                self._enter(Phase.WAITING)
             self.news()
             return False
         except asyncio.CancelledError:

@@ -424,6 +424,16 @@ async def test_an_open_gate_stays_listed_whatever_else_the_incident_does(client:
         await handle.terminate()
 
 
+async def test_a_question_that_nobody_answered_is_no_longer_listed(client: Client) -> None:
+    async with working(client, World("errors", gates={"recover": {"time_limit": "PT1S"}})) as queue:
+        handle = await begin(client, queue, severity="P1")
+        state = await until(handle, lambda s: "nobody answered 'recover-1'" in timeline(s))
+        assert state.phase is Phase.WAITING
+        assert search_attributes.GATE not in (await handle.describe()).typed_search_attributes
+        await keep(handle, "Incident", "recovery-expired")
+        await handle.terminate()
+
+
 async def test_abort_ends_the_pages(temporal: WorkflowEnvironment) -> None:
     world = World("errors")
     with temporal.with_time_skipping_disabled():
