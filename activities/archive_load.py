@@ -189,7 +189,8 @@ def _insert(target: Collection[dict[str, Any]], batch: list[bytes], bypass: bool
     """Insert those that are not there yet.
 
     The collection is new, so one that is there comes from a try whose answer was lost: the driver makes it a second
-    time, and a server that was restarted need not know that. What has arrived is verified at the end.
+    time, and a server that was restarted need not know that. What has arrived is verified at the end, but for time
+    series and what expires, as ever.
     """
     try:
         target.insert_many(map(RawBSONDocument, batch), ordered=False, bypass_document_validation=bypass)

@@ -152,6 +152,7 @@ async def measure(server: str, name: str) -> tuple[float, list[float]]:
 
 
 def measured(server: str, name: str) -> tuple[float, list[float]]:
+    """The same, as the whole work of a process."""
     return asyncio.run(measure(server, name))
 
 

@@ -79,7 +79,7 @@ class Ended(BaseModel):
 
 
 class NoAnswerError(Problem):
-    """Nobody is there to answer for the run just now; or never again, where the run was ended by Temporal."""
+    """Nobody is there to answer for the run just now."""
 
     def __init__(self) -> None:
         super().__init__(_NO_WORKER, Code.UNREACHABLE)
